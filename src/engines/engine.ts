@@ -1,0 +1,230 @@
+/**
+ * The contract between Berth and an engine (llama.cpp, vLLM, …). It speaks of capabilities, not brands. What it is not: a
+ * scheduler. An engine computes only inside slices that it was granted (where it `preempts`), and holds only models that it
+ * was told to hold. Verbs are idempotent: they *ensure* a state. `test/contract/engine-contract.ts` is its executable form.
+ */
+import type { ErrorCode } from '../errors.ts';
+import type { Bytes, Micros, ModelId, RequestId, TenantId } from '../core/ids.ts';
+
+export interface EngineCapabilities {
+  /** Where a computation can be taken off the device: after a token, only between requests, or never. */
+  readonly preempts: 'token' | 'turn' | 'never';
+  readonly sleeps: boolean;
+  readonly exportsKv: boolean;
+  readonly saltsPrefixCache: boolean;
+  readonly adjustableLanes: boolean;
+  readonly embeds: boolean;
+  readonly logprobs: boolean;
+}
+
+/** How a model is run. Everything here changes the engine's memory or results: a change of it is a new launch. */
+export interface ModelLaunch {
+  readonly modelId: ModelId;
+  /** The model's file (GGUF) or folder. */
+  readonly path: string;
+  /** Longest prompt + output of one request, in tokens. */
+  readonly contextTokens: number;
+  /** Tokens of KV cache shared by all sequences (unified). At least `contextTokens`. */
+  readonly kvTokens: number;
+  /** Most requests computed at once. */
+  readonly parallel: number;
+  /** Most tokens in one decode call: the prefill chunk. */
+  readonly batchTokens: number;
+  /** Limit enforced on the process, 0 = none. */
+  readonly memoryLimitBytes: Bytes;
+}
+
+export interface Sampling {
+  readonly temperature: number;
+  readonly topP: number;
+  readonly topK: number;
+  readonly minP: number;
+  readonly seed: number | null;
+  readonly presencePenalty: number;
+  readonly frequencyPenalty: number;
+  readonly repeatPenalty: number;
+  /** Token id → bias. */
+  readonly logitBias: Readonly<Record<number, number>>;
+}
+
+export type ContentPart = { readonly type: 'text'; readonly text: string };
+export interface ToolCall {
+  readonly id: string;
+  readonly name: string;
+  /** The arguments as JSON text. */
+  readonly arguments: string;
+}
+export interface ChatMessage {
+  readonly role: 'system' | 'user' | 'assistant' | 'tool';
+  readonly content: string;
+  readonly name?: string;
+  readonly toolCalls?: readonly ToolCall[];
+  readonly toolCallId?: string;
+}
+export interface ToolSpec {
+  readonly name: string;
+  readonly description?: string;
+  /** JSON schema of the arguments. */
+  readonly parameters?: Readonly<Record<string, unknown>>;
+}
+export type ToolChoice = 'auto' | 'none' | 'required' | { readonly name: string };
+
+/** What the text must look like: free, any JSON object, or JSON by a schema. */
+export type OutputFormat =
+  | { readonly type: 'text' }
+  | { readonly type: 'json_object' }
+  | { readonly type: 'json_schema'; readonly schema: Readonly<Record<string, unknown>> };
+
+export type PromptInput =
+  | {
+      readonly type: 'chat';
+      readonly messages: readonly ChatMessage[];
+      readonly tools: readonly ToolSpec[];
+      readonly toolChoice: ToolChoice;
+    }
+  | { readonly type: 'text'; readonly text: string }
+  | { readonly type: 'tokens'; readonly tokens: readonly number[] };
+
+interface RequestBase {
+  readonly requestId: RequestId;
+  readonly tenantId: TenantId;
+}
+
+export interface GenerateRequest extends RequestBase {
+  readonly kind: 'generate';
+  readonly input: PromptInput;
+  /** null: until the context is full. */
+  readonly maxTokens: number | null;
+  readonly sampling: Sampling;
+  readonly stop: readonly string[];
+  readonly format: OutputFormat;
+  /** null: none; n: the chosen token's and the n likeliest tokens' log-probabilities. */
+  readonly logprobs: number | null;
+  readonly ignoreEos: boolean;
+  /** Return the prompt's text before the output (`echo` of /v1/completions). */
+  readonly echo: boolean;
+  /**
+   * Token ids that were generated before (by a run that was preempted or died) and already sent to the client: prefilled after
+   * the prompt, counted in `maxTokens`, not sent again.
+   */
+  readonly resumeTokens: readonly number[];
+}
+
+export interface EmbedRequest extends RequestBase {
+  readonly kind: 'embed';
+  readonly inputs: readonly (string | readonly number[])[];
+}
+
+export type EngineRequest = GenerateRequest | EmbedRequest;
+
+export interface TokenLogprob {
+  readonly token: string;
+  readonly tokenId: number;
+  readonly logprob: number;
+  readonly top: readonly { readonly token: string; readonly tokenId: number; readonly logprob: number }[];
+}
+
+export interface RequestUsage {
+  readonly promptTokens: number;
+  /** Of the prompt's tokens, those whose KV was at hand. */
+  readonly cachedTokens: number;
+  readonly outputTokens: number;
+  /** Device time in steps that held this request's prompt / decode tokens, shared by tokens with the others of the step. */
+  readonly prefillMicros: Micros;
+  readonly decodeMicros: Micros;
+}
+
+/** What becomes of a request, in order: accepted, (tokens | toolCall)*, then exactly one of finished, embedded, failed. */
+export type EngineEvent =
+  | { readonly type: 'accepted'; readonly promptTokens: number; readonly cachedTokens: number }
+  /** `text` is whole characters, stop strings cut; it may be empty while a character or a possible stop string is incomplete. */
+  | {
+      readonly type: 'tokens';
+      readonly text: string;
+      readonly tokenIds: readonly number[];
+      readonly logprobs?: readonly TokenLogprob[];
+    }
+  | { readonly type: 'toolCall'; readonly index: number; readonly call: ToolCall }
+  | { readonly type: 'finished'; readonly reason: 'stop' | 'length' | 'tool_calls'; readonly usage: RequestUsage }
+  | { readonly type: 'embedded'; readonly vectors: readonly Float32Array[]; readonly usage: RequestUsage }
+  | { readonly type: 'failed'; readonly code: ErrorCode; readonly message: string; readonly param?: string };
+
+export type EngineSink = (event: EngineEvent) => void;
+
+/** The right to compute: on how many lanes, for how long. It ends when the step that runs at `micros` has returned. */
+export interface SliceGrant {
+  readonly sliceId: number;
+  readonly lanes: number;
+  /** null: until `endSlice`, or until there is no work. */
+  readonly micros: Micros | null;
+}
+
+export interface SliceReport {
+  readonly sliceId: number;
+  readonly lanes: number;
+  /** Why it ended: its time was over, nothing was left to do, it was told to. */
+  readonly ended: 'time' | 'idle' | 'told';
+  readonly steps: number;
+  readonly prefillTokens: number;
+  /** Tokens decoded, by request. */
+  readonly decodeTokens: Readonly<Record<RequestId, number>>;
+  /** From the first step's start to the last step's end. */
+  readonly wallMicros: Micros;
+  /** Inside the engine's compute calls and sampling. */
+  readonly computeMicros: Micros;
+  /** Requests that still have work. */
+  readonly pending: number;
+}
+
+export interface LoadReport {
+  readonly micros: Micros;
+  /** How it got there: from disk, or from sleep. `already`: it was there. */
+  readonly from: 'cold' | 'asleep' | 'already';
+  readonly memoryBytes: Bytes;
+}
+export interface ReleaseReport {
+  readonly micros: Micros;
+  /** What the model still holds, measured. */
+  readonly memoryBytes: Bytes;
+}
+
+export interface MemorySample {
+  /** What counts against the device's budget: private memory plus, while resident, the weights it maps. */
+  readonly chargedBytes: Bytes;
+  readonly privateBytes: Bytes;
+  readonly mappedWeightBytes: Bytes;
+}
+
+/** What an engine tells unasked. */
+export interface EngineObserver {
+  sliceEnded(report: SliceReport): void;
+  /** The process is gone: all its requests have been failed with `engine_died` before this call. */
+  died(reason: string): void;
+  memory(sample: MemorySample): void;
+}
+
+/** One model on one engine. No method throws synchronously; failures of the promises are `BerthError`s. */
+export interface EngineModel {
+  ensureLoaded(): Promise<LoadReport>;
+  ensureAsleep(): Promise<ReleaseReport>;
+  /** Resolves when the process is reaped and its memory seen free. Requests still running are failed with `model_stopped`. */
+  ensureUnloaded(): Promise<ReleaseReport>;
+  slice(grant: SliceGrant): void;
+  endSlice(sliceId: number): void;
+  submit(request: EngineRequest, sink: EngineSink): void;
+  /** The request's work ends within one token; its sink hears nothing more. Unknown ids are ignored. */
+  cancel(requestId: RequestId): void;
+}
+
+export interface Engine {
+  readonly name: string;
+  readonly capabilities: EngineCapabilities;
+  /** No I/O: the model is cold. */
+  open(launch: ModelLaunch, observer: EngineObserver): EngineModel;
+  /** null, or why this request can't be served (an unsupported schema, say), before it is queued. */
+  check(request: EngineRequest): { readonly code: ErrorCode; readonly message: string; readonly param?: string } | null;
+  /** First guess of a loaded model's bytes from its file, until one was measured. */
+  estimate(launch: ModelLaunch): Promise<{ readonly loadedBytes: Bytes; readonly asleepBytes: Bytes }>;
+  /** Ends every child; resolves when all are reaped. */
+  close(): Promise<void>;
+}
