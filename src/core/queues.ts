@@ -1,0 +1,96 @@
+/** The waiting lines of a model, one per tenant, and the indices that keep an event's cost independent of the number of models. */
+import type { Micros, RequestId } from './ids.ts';
+import { leastServed } from './fairness.ts';
+import type { Model, Request, State } from './state.ts';
+import { mustGet } from './state.ts';
+
+/** Puts the model into the sets that the policies walk. To be called after each change of its phase, line or work. */
+export function reindex(state: State, model: Model): void {
+  const put = (set: Set<Model['id']>, member: boolean): void => {
+    if (member) set.add(model.id);
+    else set.delete(model.id);
+  };
+  put(state.present, model.phase !== 'cold');
+  put(state.busy, model.phase === 'resident' && model.active.size > 0);
+  put(state.sliced, model.slice !== null);
+  put(state.loading, model.phase === 'loading');
+  put(state.wanted, model.phase !== 'resident' && (model.waiting > 0 || model.loadAsked));
+  put(state.startable, model.phase === 'resident' && model.waiting > 0);
+}
+
+/** At the end of its tenant's line, batch behind interactive; a preempted one goes to the front of its class. */
+export function enqueue(state: State, model: Model, request: Request, front = false): void {
+  const line = model.queues.get(request.tenantId) ?? [];
+  model.queues.set(request.tenantId, line);
+  let at = line.length;
+  const isAhead = (other: RequestId): boolean => {
+    const priority = mustGet(state.requests, other).priority;
+    if (priority === request.priority) return !front;
+    return priority === 'interactive';
+  };
+  while (at > 0 && !isAhead(line[at - 1] as RequestId)) at--;
+  line.splice(at, 0, request.id);
+  model.waiting++;
+  request.phase = 'waiting';
+}
+
+export function dequeue(model: Model, request: Request): void {
+  const line = model.queues.get(request.tenantId);
+  const at = line?.indexOf(request.id) ?? -1;
+  if (line === undefined || at < 0)
+    throw new Error(`broken invariant: request ${request.id} is in no line of ${model.id}`);
+  line.splice(at, 1);
+  if (line.length === 0) model.queues.delete(request.tenantId);
+  model.waiting--;
+}
+
+/** Who is started next: interactive before batch, then the tenant that was served least, then the order of arrival. */
+export function nextWaiting(state: State, model: Model): Request | null {
+  const heads = [...model.queues].map(([tenantId, line]) => ({
+    tenantId,
+    head: mustGet(state.requests, line[0] as RequestId),
+  }));
+  const interactive = heads.filter(({ head }) => head.priority === 'interactive');
+  const eligible = interactive.length > 0 ? interactive : heads;
+  const tenant = leastServed(
+    state,
+    eligible.map(({ tenantId }) => tenantId),
+  );
+  return eligible.find(({ tenantId }) => tenantId === tenant)?.head ?? null;
+}
+
+/** Every waiting request of the model, in no particular order. */
+export function* waitingOf(state: State, model: Model): Generator<Request> {
+  for (const line of model.queues.values()) for (const id of line) yield mustGet(state.requests, id);
+}
+
+/** How many wait before this one, in the node's view: its model's line. */
+export function positionOf(model: Model, request: Request): number {
+  let position = 0;
+  for (const line of model.queues.values()) {
+    for (const id of line) {
+      if (id === request.id) return position;
+      position++;
+    }
+  }
+  return position;
+}
+
+/** The earliest due time among the heads of the lines; null with nobody waiting. */
+export function earliestDue(state: State, model: Model): Micros | null {
+  let due: Micros | null = null;
+  for (const line of model.queues.values()) {
+    const head = mustGet(state.requests, line[0] as RequestId);
+    if (due === null || head.dueAt < due) due = head.dueAt;
+  }
+  return due;
+}
+
+export function oldestArrival(state: State, model: Model): Micros | null {
+  let oldest: Micros | null = null;
+  for (const line of model.queues.values()) {
+    const head = mustGet(state.requests, line[0] as RequestId);
+    if (oldest === null || head.arrivedAt < oldest) oldest = head.arrivedAt;
+  }
+  return oldest;
+}

@@ -1,0 +1,207 @@
+/** Everything the core knows. Plain maps and numbers; changed only inside `handle`. */
+import type { Action, Because, RefusalCode } from './actions.ts';
+import type { DeviceSpec, Limits, ModelSpec, ResidencySpec } from './events.ts';
+import type { ActionId, Bytes, Micros, ModelId, RequestId, TenantId } from './ids.ts';
+import type { CostState } from './costs.ts';
+import { createCosts } from './costs.ts';
+
+/**
+ * Where a model is. The three places are `resident`, `asleep` and `cold`; the others are the ways between them, during which
+ * nothing else is asked of the engine (single flight).
+ */
+export type Phase = 'cold' | 'loading' | 'resident' | 'parking' | 'asleep' | 'unloading';
+
+export interface Slice {
+  readonly id: ActionId;
+  readonly lanes: number;
+  readonly grantedAt: Micros;
+  readonly micros: Micros | null;
+  /** Told to end; its lanes are free when it has said so. */
+  ending: boolean;
+}
+
+/** Why a model can't be loaded right now. Cleared by a successful load or a change of its file. */
+export interface Failure {
+  readonly code: RefusalCode;
+  readonly message: string;
+  readonly count: number;
+  readonly retryAt: Micros;
+}
+
+export interface Model {
+  readonly id: ModelId;
+  spec: ModelSpec;
+  phase: Phase;
+  /** The action that is under way; completions of others are dropped. */
+  transition: ActionId | null;
+  /** Removed from the configuration: unloaded as soon as it can be, then forgotten. */
+  removed: boolean;
+  /** The launch that is on the device, if any; another one is configured when it differs from `spec.revision`. */
+  loadedRevision: string | null;
+  /** Waiting requests by tenant, in the order of arrival (a preempted one comes first). */
+  readonly queues: Map<TenantId, RequestId[]>;
+  waiting: number;
+  /** Requests that its engine has. */
+  readonly active: Set<RequestId>;
+  slice: Slice | null;
+  lastSliceEndedAt: Micros;
+  /** A slice came back without a step though requests run: no new one before this time, so that no loop can spin on it. */
+  quietUntil: Micros;
+  residentSince: Micros;
+  lastUsedAt: Micros;
+  lastArrivedAt: Micros | null;
+  /** Learned mean time between arrivals, null until there were two. */
+  gapMicros: Micros | null;
+  /** Since when it makes room for another model; null: it need not. */
+  drainingSince: Micros | null;
+  /** An operator wants it off (or, with `true` in `loadAsked`, on) the device. */
+  stopAsked: boolean;
+  loadAsked: boolean;
+  keepAliveMicros: Micros | null;
+  failure: Failure | null;
+  readonly costs: CostState;
+}
+
+export interface Request {
+  readonly id: RequestId;
+  readonly tenantId: TenantId;
+  readonly modelId: ModelId;
+  readonly priority: 'interactive' | 'batch';
+  readonly arrivedAt: Micros;
+  /** When its first token is due; orders work, refuses nothing. */
+  readonly dueAt: Micros;
+  readonly refuseAt: Micros;
+  readonly interTokenGoalMicros: Micros;
+  readonly promptTokens: number;
+  readonly maxTokens: number;
+  readonly keepAliveMicros: Micros | null;
+  phase: 'waiting' | 'running' | 'preempting';
+  firstTokenAt: Micros | null;
+  outputTokens: number;
+  /** Charged to its tenant so far; settled when it finishes. */
+  chargedTokens: number;
+}
+
+export interface Tenant {
+  readonly id: TenantId;
+  weight: number;
+  /** Virtual token counter (VTC): weighted service received, in tokens × 1000. */
+  counter: number;
+  /** Requests in the node. */
+  requests: number;
+}
+
+export interface State {
+  now: Micros;
+  nextId: ActionId;
+  device: DeviceSpec;
+  limits: Limits;
+  residency: ResidencySpec;
+  stopping: boolean;
+  readonly models: Map<ModelId, Model>;
+  readonly requests: Map<RequestId, Request>;
+  readonly tenants: Map<TenantId, Tenant>;
+  /** Bytes held by each model that holds any. */
+  readonly held: Map<ModelId, Bytes>;
+  heldBytes: Bytes;
+  /** Indices, so that an event costs the same with ten models as with ten thousand. */
+  readonly present: Set<ModelId>;
+  readonly wanted: Set<ModelId>;
+  readonly busy: Set<ModelId>;
+  readonly sliced: Set<ModelId>;
+  readonly loading: Set<ModelId>;
+  /** Something changed that residency must look at. */
+  residencyDirty: boolean;
+  /** When residency must look again though nothing happened: a keep-alive, a patience, a back-off runs out. */
+  residencyWakeAt: Micros | null;
+  /** Models with waiting requests that might be started now. */
+  readonly startable: Set<ModelId>;
+  /** The earliest moment at which time alone changes a decision. */
+  wakeAt: Micros | null;
+  /** The earliest moment at which a waiting request must be refused. */
+  nextRefusalAt: Micros | null;
+  /** Counters of outcomes: each request ends in exactly one. */
+  readonly outcomes: { arrived: number; finished: number; failed: number; refused: number; cancelled: number };
+  readonly actions: Action[];
+}
+
+export function createState(): State {
+  return {
+    now: 0,
+    nextId: 1,
+    device: { memoryBytes: 0, lanes: 1, overheadBytes: 0 },
+    limits: { queuePerModel: 512, requests: 10_000, queueTimeoutMicros: 300_000_000 },
+    residency: {
+      minimumStayMicros: 1_000_000,
+      patienceMicros: 2_000_000,
+      drainMicros: 2_000_000,
+      keepAliveMicros: 300_000_000,
+      sleepForMicros: 3_600_000_000,
+    },
+    stopping: false,
+    models: new Map(),
+    requests: new Map(),
+    tenants: new Map(),
+    held: new Map(),
+    heldBytes: 0,
+    present: new Set(),
+    wanted: new Set(),
+    busy: new Set(),
+    sliced: new Set(),
+    loading: new Set(),
+    residencyDirty: false,
+    residencyWakeAt: null,
+    startable: new Set(),
+    wakeAt: null,
+    nextRefusalAt: null,
+    outcomes: { arrived: 0, finished: 0, failed: 0, refused: 0, cancelled: 0 },
+    actions: [],
+  };
+}
+
+export function createModel(spec: ModelSpec): Model {
+  return {
+    id: spec.modelId,
+    spec,
+    phase: 'cold',
+    transition: null,
+    removed: false,
+    loadedRevision: null,
+    queues: new Map(),
+    waiting: 0,
+    active: new Set(),
+    slice: null,
+    lastSliceEndedAt: 0,
+    quietUntil: 0,
+    residentSince: 0,
+    lastUsedAt: 0,
+    lastArrivedAt: null,
+    gapMicros: null,
+    drainingSince: null,
+    stopAsked: false,
+    loadAsked: false,
+    keepAliveMicros: null,
+    failure: null,
+    costs: createCosts(spec),
+  };
+}
+
+type ActionBody = Action extends infer A ? (A extends Action ? Omit<A, 'id' | 'because'> : never) : never;
+
+/** Decides: the action joins this call's list, with the next id. */
+export function act(state: State, body: ActionBody, because: Because): ActionId {
+  const id = state.nextId++;
+  state.actions.push({ ...body, id, because } as Action);
+  return id;
+}
+
+/** Time alone will change something at `at`: ask to be woken then. */
+export function wakeBy(state: State, at: Micros): void {
+  if (state.wakeAt === null || at < state.wakeAt) state.wakeAt = at;
+}
+
+export function mustGet<K, V>(map: ReadonlyMap<K, V>, key: K): V {
+  const value = map.get(key);
+  if (value === undefined) throw new Error(`broken invariant: ${String(key)} is unknown`);
+  return value;
+}
