@@ -1,0 +1,179 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { launchTokens, loadConfig } from './config.ts';
+import type { ConfigRequest } from './config.ts';
+import { BerthError } from './errors.ts';
+
+const machine = {
+  totalMemoryBytes: 100_000,
+  usableMemoryBytes: 50_000,
+  cores: 4,
+  home: '/home/somebody',
+  packageDir: '/home/somebody/berth',
+};
+let folder = '';
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'berth-config-'));
+});
+afterAll(() => rmSync(folder, { recursive: true }));
+
+function load(yaml: string | null, rest: Partial<ConfigRequest> = {}) {
+  const path = yaml === null ? null : join(folder, 'berth.yaml');
+  if (path !== null) writeFileSync(path, yaml ?? '');
+  return loadConfig({ path, env: {}, cwd: folder, machine, ...rest });
+}
+function complaint(yaml: string, rest: Partial<ConfigRequest> = {}): string[] {
+  try {
+    load(yaml, rest);
+  } catch (error) {
+    expect(error).toBeInstanceOf(BerthError);
+    expect((error as BerthError).code).toBe('config_invalid');
+    return (error as BerthError).message.split('\n');
+  }
+  throw new Error('it was accepted');
+}
+
+test('without a file everything comes from the machine', () => {
+  const { config, warnings } = load(null);
+  expect(config.device).toEqual({ memoryBytes: 35_000, lanes: 4 });
+  expect(config.modelsDir).toBe('/home/somebody/berth/.berth/models');
+  expect(config.http).toMatchObject({ host: '127.0.0.1', port: 8420, adminPort: 8421, apiKeys: [] });
+  expect(config.limits).toMatchObject({ queueRequests: 512, queueTimeoutMicros: 300e6 });
+  expect(config.residency).toMatchObject({ keepAliveMicros: 300e6, sleepForMicros: 3600e6 });
+  expect(config.models).toEqual([]);
+  expect(warnings).toEqual([]);
+});
+
+test('installed as a package, the models lie in the home folder; BERTH_HOME overrules both', () => {
+  const installed = { ...machine, packageDir: '/usr/lib/node_modules/berth' };
+  expect(load(null, { machine: installed }).config.modelsDir).toBe('/home/somebody/.berth/models');
+  expect(load(null, { env: { BERTH_HOME: '/data' } }).config.modelsDir).toBe('/data/models');
+});
+
+test('the example is valid, and names every section', () => {
+  const example = readFileSync(new URL('../berth.example.yaml', import.meta.url), 'utf8');
+  const { config } = load(example);
+  expect(config.device).toEqual({ memoryBytes: 6 * 2 ** 30, lanes: 4 });
+  expect(config.models.map((model) => model.id)).toEqual(['smollm2-135m', 'gemma3-270m']);
+  expect(config.models[0]).toMatchObject({
+    aliases: ['small', 'gpt-3.5-turbo'],
+    pinned: true,
+    kvTokens: 8192,
+    source: null,
+  });
+  expect(config.models[1]).toMatchObject({ source: join(folder, 'models/gemma3-270m.gguf'), keepAliveMicros: 1800e6 });
+});
+
+test('models as a list and as a mapping mean the same', () => {
+  const listed = load('models:\n  - id: a\n    source: ./a.gguf\n    context: 512\n  - id: b\n');
+  const named = load('models:\n  a:\n    source: ./a.gguf\n    context: 512\n  b:\n');
+  expect(named.config).toEqual(listed.config);
+  expect(load('models:\n  a: hf:org/repo:a.gguf\n').config.models[0]?.source).toBe('hf:org/repo:a.gguf');
+});
+
+test('an empty file, and a section whose lines are all commented out, are no error', () => {
+  expect(load('').config).toEqual(load(null).config);
+  expect(load('models:\ndevice:\n  # lanes: 2\n').config).toEqual(load(null).config);
+});
+
+test('all errors are told, in the order of the file, with line, field, and what was expected', () => {
+  const yaml = [
+    'device:',
+    '  memory: 0',
+    '  lanes: -2',
+    'models:',
+    '  - id: a',
+    '    contxt: 4096',
+    '    parallel: "4"',
+    '  - id: b',
+    '    aliases: [a]',
+    '    context: 2048',
+    '    kv: 1024',
+    'prot: 80',
+    'port: 80',
+    'http: 3',
+  ].join('\n');
+  expect(complaint(yaml)).toEqual([
+    'berth.yaml:2 device.memory: expected a size such as 6GiB, 512MiB or a number of bytes, at least 1, received 0',
+    'berth.yaml:3 device.lanes: expected a whole number from 1 to 4096, received -2',
+    'berth.yaml:6 models.0.contxt: unknown field; did you mean `context`?',
+    'berth.yaml:7 models.0.parallel: expected a whole number from 1 to 256, received "4"',
+    'berth.yaml:9 models.1.aliases.0: the name a is taken by the model a',
+    'berth.yaml:11 models.1.kv: expected at least the context (2048), received 1024',
+    'berth.yaml:12 prot: unknown field; known here: models, device, defaults, limits, residency, http, pull, log, modelsDir',
+    'berth.yaml:13 port: unknown field; did you mean `http.port`?',
+    'berth.yaml:14 http: expected a mapping of fields, received 3',
+  ]);
+});
+
+test('a name means one model', () => {
+  const yaml =
+    'models:\n  - id: a\n    aliases: [b]\n  - id: b\n  - id: a\n    kv: 1\n    context: 2\n  - id: "no spaces"\n';
+  expect(complaint(yaml)).toEqual([
+    'berth.yaml:3 models.0.aliases.0: the name b is taken by the model b',
+    'berth.yaml:5 models.2.id: the name a is taken by the model a',
+    'berth.yaml:6 models.2.kv: expected at least the context (2), received 1',
+    expect.stringMatching(/^berth.yaml:8 models\.3\.id: expected a name of letters, digits/),
+  ]);
+});
+
+test.each([
+  ['device: [', /berth\.yaml:1: no valid YAML/],
+  ['device:\n  lanes: 1\n  lanes: 2\n', /berth\.yaml:3: no valid YAML: .*unique/],
+  ['- 1\n', /expected a mapping of fields, received a list/],
+  ['models: 3\n', /berth\.yaml:1 models: expected a list or a mapping of models, received 3/],
+  ['models:\n  a: 7\n', /berth\.yaml:2 models\.a: expected a mapping of fields, received 7/],
+  ['models:\n  - id:\n', /berth\.yaml:2 models\.0\.id: expected a name .*received nothing/],
+  ['models:\n  - source: x\n', /berth\.yaml:2 models\.0\.id: expected a name/],
+])('%j is refused', (yaml, message) => expect(complaint(yaml).join('\n')).toMatch(message));
+
+test('a key is never shown', () => {
+  expect(complaint('http:\n  apiKeys: 12345678\n')[0]).toContain('received a number');
+});
+
+test('flags are stronger than BERTH_, that than the file, that than neighbours’ variables', () => {
+  const env = { BERTH_PORT: '2', OLLAMA_KEEP_ALIVE: '1m', OLLAMA_NUM_PARALLEL: '2' };
+  const yaml = 'http: {port: 3}\nresidency: {keepAlive: 2m}\n';
+  const { config } = load(yaml, { flags: { 'http.port': '1' }, env });
+  expect(config.http.port).toBe(1);
+  expect(config.residency.keepAliveMicros).toBe(120e6);
+  expect(config.defaults.parallel).toBe(2);
+  expect(load(yaml, { env }).config.http.port).toBe(2);
+  expect(load('', { env: { ...env, OLLAMA_KEEP_ALIVE: '-1' } }).config.residency.keepAliveMicros).toBe(-1);
+});
+
+test('a wrong variable of ours is an error, a neighbour’s is passed over with a warning', () => {
+  expect(complaint('', { env: { BERTH_PORT: 'http' }, flags: { 'device.lanes': '0' } })).toEqual([
+    '--lanes: expected a whole number from 1 to 4096, received "0"',
+    'environment BERTH_PORT: expected a whole number from 0 to 65535, received "http"',
+  ]);
+  const { config, warnings } = load('', { env: { OLLAMA_NUM_PARALLEL: '0' } });
+  expect(config.defaults.parallel).toBe(4);
+  expect(warnings).toEqual([expect.stringContaining('OLLAMA_NUM_PARALLEL is ignored')]);
+});
+
+test('more lanes than cores, or more memory than there is, works with a warning', () => {
+  expect(load('device: {lanes: 5, memory: 60000}').warnings).toEqual([
+    expect.stringContaining('device.lanes is 5'),
+    expect.stringContaining('device.memory is 60000'),
+  ]);
+});
+
+test('a file that was named must exist; berth.yaml in the folder is found by itself', () => {
+  expect(complaint('', { path: '/no/such.yaml' })[0]).toContain('/no/such.yaml can’t be read'.replace('’', "'"));
+  load('device: {lanes: 3}');
+  expect(load(null, { path: undefined }).config.device.lanes).toBe(3);
+  expect(load(null, { path: undefined, cwd: '/' }).path).toBeNull();
+});
+
+test('context and KV of a launch follow the model’s training where nobody said otherwise', () => {
+  const unsaid = { contextTokens: null, kvTokens: null };
+  expect(launchTokens(unsaid, { contextTokens: 4096 }, 2048)).toEqual({ contextTokens: 2048, kvTokens: 4096 });
+  expect(launchTokens(unsaid, { contextTokens: 4096 }, 32_768)).toEqual({ contextTokens: 4096, kvTokens: 8192 });
+  expect(launchTokens({ contextTokens: 512, kvTokens: null }, { contextTokens: 4096 }, null)).toEqual({
+    contextTokens: 512,
+    kvTokens: 1024,
+  });
+});

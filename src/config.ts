@@ -1,0 +1,289 @@
+/**
+ * The node's configuration: berth.yaml, the environment, flags, and for the rest what the machine offers. Strongest first:
+ * flags, `BERTH_…` variables, berth.yaml, neighbours' variables (`OLLAMA_…`, `HF_TOKEN`), defaults.
+ */
+import { existsSync, readFileSync } from 'node:fs';
+import { basename, dirname, join, resolve } from 'node:path';
+import { modelId } from './core/ids.ts';
+import type { Bytes, Micros, ModelId } from './core/ids.ts';
+import { BerthError } from './errors.ts';
+import { berthHome, readMachine } from './config/machine.ts';
+import type { Machine } from './config/machine.ts';
+import { OPTIONS } from './config/options.ts';
+import type { Option, OptionPath, OptionValues } from './config/options.ts';
+import { describe, parseConfig } from './config/parse.ts';
+import type { ConfigFile, ModelEntry } from './config/parse.ts';
+
+export type Slo = 'latency' | 'balanced' | 'throughput';
+export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'silent';
+export type EngineName = 'llamacpp' | 'fake';
+
+export interface ModelConfig {
+  readonly id: ModelId;
+  /** An absolute path, a pull source (`pypi:…`, `hf:…`, `https://…`), or null: the file called `id` in the models folder. */
+  readonly source: string | null;
+  readonly aliases: readonly string[];
+  /** null: see `launchTokens`. */
+  readonly contextTokens: number | null;
+  readonly parallel: number;
+  /** null: see `launchTokens`. */
+  readonly kvTokens: number | null;
+  readonly batchTokens: number;
+  readonly pinned: boolean;
+  /** -1: for ever. */
+  readonly keepAliveMicros: Micros;
+  readonly slo: Slo;
+  /** null: the node's. */
+  readonly engine: EngineName | null;
+}
+
+export interface BerthConfig {
+  readonly device: { readonly memoryBytes: Bytes; readonly lanes: number };
+  /** Absolute. */
+  readonly modelsDir: string;
+  /** As the file lists them; models that only lie in the models folder get `defaultModel`. */
+  readonly models: readonly ModelConfig[];
+  readonly defaults: {
+    readonly contextTokens: number;
+    readonly parallel: number;
+    readonly batchTokens: number;
+    readonly slo: Slo;
+  };
+  readonly limits: {
+    /** Waiting requests, per model. */
+    readonly queueRequests: number;
+    readonly queueTimeoutMicros: Micros;
+    readonly bodyBytes: Bytes;
+    /** null: the model's context. */
+    readonly promptTokens: number | null;
+    readonly loadTimeoutMicros: Micros;
+  };
+  readonly residency: {
+    readonly minimumStayMicros: Micros;
+    /** -1: for ever. */
+    readonly keepAliveMicros: Micros;
+    /** -1: for ever. */
+    readonly sleepForMicros: Micros;
+    readonly patienceMicros: Micros;
+  };
+  readonly http: {
+    readonly host: string;
+    readonly port: number;
+    readonly adminHost: string;
+    readonly adminPort: number;
+    readonly apiKeys: readonly string[];
+    readonly allowedHosts: readonly string[];
+    readonly origins: readonly string[];
+  };
+  readonly pull: { readonly hubUrl: string | null; readonly hubToken: string | null };
+  readonly log: { readonly level: LogLevel };
+}
+
+/** Texts of flags, by the setting that they stand for. */
+export type ConfigFlags = Partial<Record<OptionPath, string>>;
+export type Environment = Readonly<Record<string, string | undefined>>;
+
+export interface ConfigRequest {
+  /** The file; null: none is read. undefined: `BERTH_CONFIG`, else berth.yaml here, else berth.yaml in BERTH_HOME, else none. */
+  readonly path?: string | null | undefined;
+  readonly flags?: ConfigFlags;
+  readonly env?: Environment;
+  readonly cwd?: string;
+  readonly machine?: Machine;
+}
+
+export interface LoadedConfig {
+  readonly config: BerthConfig;
+  readonly path: string | null;
+  /** Things that work but are probably not meant, a line each. */
+  readonly warnings: readonly string[];
+}
+
+/** Finds, reads, checks and completes the configuration. Throws one `config_invalid` that lists all that is wrong. */
+export function loadConfig(request: ConfigRequest = {}): LoadedConfig {
+  const env = request.env ?? process.env;
+  const cwd = request.cwd ?? process.cwd();
+  const machine = request.machine ?? readMachine();
+  const path = request.path === undefined ? findConfig(env, cwd, machine) : request.path && resolve(cwd, request.path);
+  const file: ConfigFile = path === null ? { values: {}, models: [] } : parseConfig(readText(path), basename(path));
+  const warnings: string[] = [];
+  const values = mergeValues(file.values, request.flags ?? {}, env, warnings);
+  const folder = path === null ? cwd : dirname(path);
+  const config = assemble(values, file.models, { folder, env, machine });
+  const { memoryBytes, lanes } = config.device;
+  if (lanes > machine.cores) {
+    warnings.push(
+      `device.lanes is ${lanes}, but the process may use ${machine.cores} cores: models will slow each other down`,
+    );
+  }
+  if (memoryBytes > machine.usableMemoryBytes) {
+    warnings.push(
+      `device.memory is ${memoryBytes} bytes, but only ${machine.usableMemoryBytes} can be used: models may be killed`,
+    );
+  }
+  return { config, path, warnings };
+}
+
+function findConfig(env: Environment, cwd: string, machine: Machine): string | null {
+  const named = env['BERTH_CONFIG'];
+  if (named !== undefined && named !== '') return resolve(cwd, named);
+  const places = [join(cwd, 'berth.yaml'), join(berthHome(env, machine), 'berth.yaml')];
+  return places.find((place) => existsSync(place)) ?? null;
+}
+
+function readText(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    throw new BerthError('config_invalid', `${path} can't be read: ${(error as Error).message}`, { cause: error });
+  }
+}
+
+function mergeValues(
+  file: Partial<OptionValues>,
+  flags: ConfigFlags,
+  env: Environment,
+  warnings: string[],
+): OptionValues {
+  const problems: string[] = [];
+  const values: Record<string, unknown> = {};
+  for (const [path, option] of Object.entries(OPTIONS) as [OptionPath, Option<unknown>][]) {
+    const attempt = (where: string, text: string | undefined, complaints: string[]): unknown => {
+      if (text === undefined || text === '') return undefined;
+      const value = option.kind.read(text, 'text');
+      if (value === undefined) {
+        complaints.push(`${where}: expected ${option.kind.expected}, received ${describe(text, option.secret)}`);
+      }
+      return value;
+    };
+    let value = attempt(option.flag?.replace(/^-\w, /, '').split(' ')[0] ?? path, flags[path], problems);
+    if (option.env !== undefined) value ??= attempt(`environment ${option.env}`, env[option.env], problems);
+    value ??= file[path];
+    // What was set for a neighbour must not stop Berth: a value that means nothing here is passed over, with a warning.
+    for (const name of option.fallbackEnv ?? [])
+      value ??= attempt(`environment ${name} is ignored`, env[name], warnings);
+    values[path] = value ?? option.default;
+  }
+  if (problems.length > 0) throw new BerthError('config_invalid', problems.join('\n'));
+  return values as OptionValues;
+}
+
+interface Surroundings {
+  readonly folder: string;
+  readonly env: Environment;
+  readonly machine: Machine;
+}
+
+function assemble(values: OptionValues, entries: readonly ModelEntry[], around: Surroundings): BerthConfig {
+  const need = <Path extends OptionPath>(path: Path): NonNullable<OptionValues[Path]> => {
+    const value = values[path];
+    if (value === null || value === undefined) throw new BerthError('internal', `the option ${path} has no default`);
+    return value;
+  };
+  const { machine, folder, env } = around;
+  const config: BerthConfig = {
+    device: {
+      memoryBytes: values['device.memory'] ?? Math.floor(machine.usableMemoryBytes * 0.7),
+      lanes: values['device.lanes'] ?? machine.cores,
+    },
+    modelsDir:
+      values.modelsDir === null
+        ? join(resolve(berthHome(env, machine)), 'models')
+        : localPath(values.modelsDir, folder, machine),
+    models: [],
+    defaults: {
+      contextTokens: need('defaults.context'),
+      parallel: need('defaults.parallel'),
+      batchTokens: need('defaults.batch'),
+      slo: need('defaults.slo'),
+    },
+    limits: {
+      queueRequests: need('limits.queue'),
+      queueTimeoutMicros: need('limits.queueTimeout'),
+      bodyBytes: need('limits.bodyBytes'),
+      promptTokens: values['limits.promptTokens'],
+      loadTimeoutMicros: need('limits.loadTimeout'),
+    },
+    residency: {
+      minimumStayMicros: need('residency.minimumStay'),
+      keepAliveMicros: need('residency.keepAlive'),
+      sleepForMicros: need('residency.sleepFor'),
+      patienceMicros: need('residency.patience'),
+    },
+    http: {
+      host: need('http.host'),
+      port: need('http.port'),
+      adminHost: need('http.adminHost'),
+      adminPort: need('http.adminPort'),
+      apiKeys: need('http.apiKeys'),
+      allowedHosts: need('http.allowedHosts'),
+      origins: need('http.origins'),
+    },
+    pull: { hubUrl: values['pull.hubUrl'], hubToken: values['pull.hubToken'] },
+    log: { level: need('log.level') },
+  };
+  return { ...config, models: entries.map((entry) => modelFrom(entry, config, around)) };
+}
+
+function modelFrom({ id, values }: ModelEntry, config: BerthConfig, { folder, machine }: Surroundings): ModelConfig {
+  const source = values.source ?? null;
+  const usual = defaultModel(
+    config,
+    id,
+    source === null || isPullSource(source) ? source : localPath(source, folder, machine),
+  );
+  return {
+    ...usual,
+    aliases: values.aliases ?? [],
+    contextTokens: values.context ?? null,
+    parallel: values.parallel ?? usual.parallel,
+    kvTokens: values.kv ?? null,
+    batchTokens: values.batch ?? usual.batchTokens,
+    pinned: values.pin ?? false,
+    keepAliveMicros: values.keepAlive ?? usual.keepAliveMicros,
+    slo: values.slo ?? usual.slo,
+    engine: values.engine ?? null,
+  };
+}
+
+/** The configuration of a model that berth.yaml doesn't list: one that just lies in the models folder. */
+export function defaultModel(
+  config: Pick<BerthConfig, 'defaults' | 'residency'>,
+  id: string,
+  source: string | null,
+): ModelConfig {
+  return {
+    id: modelId(id),
+    source,
+    aliases: [],
+    contextTokens: null,
+    parallel: config.defaults.parallel,
+    kvTokens: null,
+    batchTokens: config.defaults.batchTokens,
+    pinned: false,
+    keepAliveMicros: config.residency.keepAliveMicros,
+    slo: config.defaults.slo,
+    engine: null,
+  };
+}
+
+/**
+ * Context and KV cache that a model is launched with: what it names, else the smaller of the default and what it was trained
+ * for (null: unknown); a KV cache of twice the context, so that several requests fit.
+ */
+export function launchTokens(
+  model: Pick<ModelConfig, 'contextTokens' | 'kvTokens'>,
+  defaults: Pick<BerthConfig['defaults'], 'contextTokens'>,
+  trainedContextTokens: number | null,
+): { readonly contextTokens: number; readonly kvTokens: number } {
+  const usual = Math.min(trainedContextTokens ?? defaults.contextTokens, defaults.contextTokens);
+  const contextTokens = model.contextTokens ?? usual;
+  return { contextTokens, kvTokens: Math.max(contextTokens, model.kvTokens ?? 2 * contextTokens) };
+}
+
+/** Is this something to download, rather than a path? */
+export const isPullSource = (source: string): boolean => /^(pypi|hf|https?):/.test(source);
+
+function localPath(path: string, folder: string, machine: Machine): string {
+  return path === '~' || path.startsWith('~/') ? join(machine.home, path.slice(1)) : resolve(folder, path);
+}

@@ -1,0 +1,284 @@
+/**
+ * Every setting of a node, in one table. Flags of `berth serve`, the environment, the schema of berth.yaml and
+ * docs/configuration.md are made from it. It imports no schema library, so that `berth --help` stays quick.
+ */
+import { MIB, MINUTE, SECOND } from '../core/ids.ts';
+import { bytes, choice, duration, text, texts, whole, yesNo } from './kinds.ts';
+import type { Kind } from './kinds.ts';
+
+export interface Option<Value> {
+  readonly kind: Kind<Value>;
+  /** What holds if nobody says otherwise. */
+  readonly default: Value | null;
+  /** What `default: null` means. */
+  readonly otherwise?: string;
+  /** Berth's own variable: stronger than the file. */
+  readonly env?: string;
+  /** Variables of neighbours that people have set already: weaker than the file. */
+  readonly fallbackEnv?: readonly string[];
+  /** Flags of `berth serve`, as commander writes them. Strongest. */
+  readonly flag?: string;
+  /** Its value is never shown, in errors neither. */
+  readonly secret?: boolean;
+  readonly about: string;
+}
+
+const option = <Value>(spec: Option<Value>): Option<Value> => spec;
+
+const PORT = whole(0, 65_535);
+const TOKENS = whole(1, 16_777_216);
+const KEEP_ALIVE_ABOUT = 'How long a model stays on the device after its last request. 0 unloads at once, -1 keeps it.';
+
+export const OPTIONS = {
+  'device.memory': option({
+    kind: bytes(1),
+    default: null,
+    otherwise: '70 % of the machine’s memory, or of the control group’s limit',
+    env: 'BERTH_MEMORY',
+    flag: '--memory <size>',
+    about: 'Memory that all models together may hold.',
+  }),
+  'device.lanes': option({
+    kind: whole(1, 4096),
+    default: null,
+    otherwise: 'all cores that the process may use',
+    env: 'BERTH_LANES',
+    flag: '--lanes <n>',
+    about: 'Units of compute to share between models: cores on a CPU.',
+  }),
+  modelsDir: option({
+    kind: text('a folder'),
+    default: null,
+    otherwise: '`models` in BERTH_HOME',
+    env: 'BERTH_MODELS_DIR',
+    flag: '--models-dir <folder>',
+    about: 'Folder whose GGUF files are served; `berth pull` writes into it. Relative to berth.yaml.',
+  }),
+  'defaults.context': option({
+    kind: TOKENS,
+    default: 4096,
+    env: 'BERTH_CONTEXT',
+    fallbackEnv: ['OLLAMA_CONTEXT_LENGTH'],
+    flag: '-c, --context <tokens>',
+    about: 'Longest prompt + output of a model that names no `context`; never more than the model was trained for.',
+  }),
+  'defaults.parallel': option({
+    kind: whole(1, 256),
+    default: 4,
+    env: 'BERTH_PARALLEL',
+    fallbackEnv: ['OLLAMA_NUM_PARALLEL'],
+    flag: '--parallel <n>',
+    about: 'Requests that a model computes at once, if it names no `parallel`.',
+  }),
+  'defaults.batch': option({
+    kind: whole(1, 65_536),
+    default: 512,
+    env: 'BERTH_BATCH',
+    about: 'Most tokens in one step of a model that names no `batch`: the prefill chunk.',
+  }),
+  'defaults.slo': option({
+    kind: choice('latency', 'balanced', 'throughput'),
+    default: 'balanced' as const,
+    about: 'What a model that names no `slo` is run for.',
+  }),
+  'limits.queue': option({
+    kind: whole(1, 1_000_000),
+    default: 512,
+    env: 'BERTH_QUEUE',
+    fallbackEnv: ['OLLAMA_MAX_QUEUE'],
+    about: 'Requests that may wait for one model; the next one is refused with `queue_full`.',
+  }),
+  'limits.queueTimeout': option({
+    kind: duration('finite'),
+    default: 5 * MINUTE,
+    env: 'BERTH_QUEUE_TIMEOUT',
+    about: 'Longest wait of a request before it computes; then it fails with `queue_timeout`.',
+  }),
+  'limits.bodyBytes': option({
+    kind: bytes(1024),
+    default: 16 * MIB,
+    env: 'BERTH_BODY_BYTES',
+    about: 'Largest HTTP body.',
+  }),
+  'limits.promptTokens': option({
+    kind: TOKENS,
+    default: null,
+    otherwise: 'the model’s context',
+    about: 'Longest prompt accepted.',
+  }),
+  'limits.loadTimeout': option({
+    kind: duration('finite'),
+    default: 5 * MINUTE,
+    env: 'BERTH_LOAD_TIMEOUT',
+    fallbackEnv: ['OLLAMA_LOAD_TIMEOUT'],
+    about: 'A model that takes longer to load has failed.',
+  }),
+  'residency.minimumStay': option({
+    kind: duration('finite'),
+    default: 2 * SECOND,
+    about: 'A loaded model is not evicted sooner, so that two models don’t throw each other out.',
+  }),
+  'residency.keepAlive': option({
+    kind: duration('forever'),
+    default: 5 * MINUTE,
+    env: 'BERTH_KEEP_ALIVE',
+    fallbackEnv: ['OLLAMA_KEEP_ALIVE'],
+    flag: '--keep-alive <duration>',
+    about: KEEP_ALIVE_ABOUT,
+  }),
+  'residency.sleepFor': option({
+    kind: duration('forever'),
+    default: 60 * MINUTE,
+    about: 'How long a model then stays asleep (weights mapped, no compute buffers) before its process ends.',
+  }),
+  'residency.patience': option({
+    kind: duration('finite'),
+    default: 10 * SECOND,
+    about: 'Requests for a model that isn’t loaded wait at most so long before a busy model makes room.',
+  }),
+  'http.host': option({
+    kind: text('an address or host name'),
+    default: '127.0.0.1',
+    env: 'BERTH_HOST',
+    flag: '--host <address>',
+    about: 'Address of the public API. Beyond loopback it needs `http.apiKeys`.',
+  }),
+  'http.port': option({
+    kind: PORT,
+    default: 8420,
+    env: 'BERTH_PORT',
+    flag: '-p, --port <port>',
+    about: 'Port of the public API; 0 takes a free one.',
+  }),
+  'http.adminHost': option({
+    kind: text('an address or host name'),
+    default: '127.0.0.1',
+    env: 'BERTH_ADMIN_HOST',
+    flag: '--admin-host <address>',
+    about: 'Address of the admin API and of /metrics.',
+  }),
+  'http.adminPort': option({
+    kind: PORT,
+    default: 8421,
+    env: 'BERTH_ADMIN_PORT',
+    flag: '--admin-port <port>',
+    about: 'Port of the admin API; 0 takes a free one.',
+  }),
+  'http.apiKeys': option({
+    secret: true,
+    kind: texts('a list of keys'),
+    default: [] as readonly string[],
+    env: 'BERTH_API_KEYS',
+    fallbackEnv: ['LLAMA_API_KEY'],
+    about: 'Keys that may use the API. None: everybody who reaches the port, which therefore must be loopback.',
+  }),
+  'http.allowedHosts': option({
+    kind: texts('a list of host names'),
+    default: [] as readonly string[],
+    env: 'BERTH_ALLOWED_HOSTS',
+    about: 'Host names accepted besides loopback’s and `http.host` (a guard against DNS rebinding).',
+  }),
+  'http.origins': option({
+    kind: texts('a list of origins such as https://chat.example'),
+    default: [] as readonly string[],
+    env: 'BERTH_ORIGINS',
+    fallbackEnv: ['OLLAMA_ORIGINS'],
+    about: 'Web pages of these origins may call the API from a browser.',
+  }),
+  'pull.hubUrl': option({
+    kind: text('an address such as https://hub.example'),
+    default: null,
+    otherwise: 'the hub’s own',
+    env: 'BERTH_HUB_URL',
+    fallbackEnv: ['HF_ENDPOINT'],
+    about: 'Where `hf:` sources are pulled from.',
+  }),
+  'pull.hubToken': option({
+    secret: true,
+    kind: text('a token'),
+    default: null,
+    otherwise: 'none',
+    env: 'BERTH_HUB_TOKEN',
+    fallbackEnv: ['HF_TOKEN'],
+    about: 'Token for gated models of the hub. Better kept in the environment than in a file.',
+  }),
+  'log.level': option({
+    kind: choice('trace', 'debug', 'info', 'warn', 'error', 'silent'),
+    default: 'info' as const,
+    env: 'BERTH_LOG_LEVEL',
+    flag: '--log-level <level>',
+    about: 'Least severe line that is logged.',
+  }),
+} as const;
+
+export type OptionPath = keyof typeof OPTIONS;
+export type OptionValues = {
+  readonly [Path in OptionPath]: (typeof OPTIONS)[Path] extends Option<infer Value> ? Value | null : never;
+};
+
+/** What a model may say in berth.yaml besides its `id`. */
+export const MODEL_OPTIONS = {
+  source: option({
+    kind: text('a path, pypi:…, hf:org/repo[:file] or https://…'),
+    default: null,
+    otherwise: 'the file of that name in `modelsDir`',
+    about: 'The model’s file (relative to berth.yaml), or where `berth pull` gets it.',
+  }),
+  aliases: option({
+    kind: texts('a list of names'),
+    default: [] as readonly string[],
+    about: 'Other names that requests may use.',
+  }),
+  context: option({
+    kind: TOKENS,
+    default: null,
+    otherwise: 'the smaller of `defaults.context` and what the model was trained for',
+    about: 'Longest prompt + output of one request, in tokens.',
+  }),
+  parallel: option({
+    kind: whole(1, 256),
+    default: null,
+    otherwise: '`defaults.parallel`',
+    about: 'Most requests computed at once.',
+  }),
+  kv: option({
+    kind: TOKENS,
+    default: null,
+    otherwise: 'twice the context',
+    about: 'Tokens of KV cache that all its requests share. At least `context`.',
+  }),
+  batch: option({
+    kind: whole(1, 65_536),
+    default: null,
+    otherwise: '`defaults.batch`',
+    about: 'Most tokens in one step: the prefill chunk.',
+  }),
+  pin: option({
+    kind: yesNo,
+    default: false,
+    about: 'Load it at start and never evict it.',
+  }),
+  keepAlive: option({
+    kind: duration('forever'),
+    default: null,
+    otherwise: '`residency.keepAlive`',
+    about: KEEP_ALIVE_ABOUT,
+  }),
+  slo: option({
+    kind: choice('latency', 'balanced', 'throughput'),
+    default: null,
+    otherwise: '`defaults.slo`',
+    about: 'What it is run for: quick first tokens, or many tokens in all.',
+  }),
+  engine: option({
+    kind: choice('llamacpp', 'fake'),
+    default: null,
+    otherwise: 'the node’s (`--engine`), llamacpp',
+    about: 'Which engine runs it.',
+  }),
+} as const;
+
+export type ModelOptionName = keyof typeof MODEL_OPTIONS;
+export type ModelOptionValues = {
+  readonly [Name in ModelOptionName]: (typeof MODEL_OPTIONS)[Name] extends Option<infer Value> ? Value | null : never;
+};
