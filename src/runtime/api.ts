@@ -104,7 +104,12 @@ export interface NodeStatus {
     readonly chargedBytes: Bytes;
     readonly freeBytes: Bytes;
   };
-  readonly requests: { readonly running: number; readonly waiting: number; readonly finished: number; readonly failed: number };
+  readonly requests: {
+    readonly running: number;
+    readonly waiting: number;
+    readonly finished: number;
+    readonly failed: number;
+  };
   /** Configuration errors of the last save, if it was refused. */
   readonly configError: string | null;
 }

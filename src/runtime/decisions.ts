@@ -1,0 +1,54 @@
+/** The last decisions about each model and each request, for `berth why`. Rings, so that memory is bounded. */
+import type { Action } from '../core/actions.ts';
+import type { Micros } from '../core/ids.ts';
+import type { DecisionView } from './api.ts';
+
+const PER_MODEL = 200;
+/** Slices come many times a second: they get a ring of their own, so that they don't push out the load that explains them. */
+const SLICES_PER_MODEL = 20;
+const PER_REQUEST = 50;
+const REQUESTS = 2_000;
+
+export interface DecisionLog {
+  add(at: Micros, action: Action): void;
+  /** Oldest first; empty for what is unknown. */
+  of(modelOrRequest: string): readonly DecisionView[];
+}
+
+export function createDecisionLog(): DecisionLog {
+  const models = new Map<string, DecisionView[]>();
+  const slices = new Map<string, DecisionView[]>();
+  const requests = new Map<string, DecisionView[]>();
+
+  const push = (map: Map<string, DecisionView[]>, key: string, decision: DecisionView, most: number): void => {
+    const ring = map.get(key) ?? [];
+    map.set(key, ring);
+    ring.push(decision);
+    if (ring.length > most) ring.shift();
+  };
+
+  return {
+    add(at, action) {
+      const request = 'requestId' in action ? action.requestId : null;
+      const decision: DecisionView = {
+        at,
+        action: action.type,
+        model: action.modelId,
+        request,
+        because: action.because,
+      };
+      const isSlice = action.type === 'grantSlice' || action.type === 'endSlice';
+      push(isSlice ? slices : models, action.modelId, decision, isSlice ? SLICES_PER_MODEL : PER_MODEL);
+      if (request === null) return;
+      push(requests, request, decision, PER_REQUEST);
+      if (requests.size > REQUESTS) {
+        const oldest = requests.keys().next().value;
+        if (oldest !== undefined) requests.delete(oldest);
+      }
+    },
+    of(name) {
+      const found = [...(models.get(name) ?? []), ...(slices.get(name) ?? []), ...(requests.get(name) ?? [])];
+      return found.toSorted((a, b) => a.at - b.at);
+    },
+  };
+}

@@ -1,0 +1,61 @@
+/** A model as the node hosts it: what the configuration and its file say, and its handle on an engine. */
+import type { ModelSpec } from '../core/events.ts';
+import type { Bytes, Micros, ModelId } from '../core/ids.ts';
+import { SECOND } from '../core/ids.ts';
+import type { Engine, EngineModel, ModelLaunch } from '../engines/engine.ts';
+import type { ModelView } from './api.ts';
+
+/** What `berth.yaml` and the model's file say together. */
+export interface HostedSpec {
+  readonly id: ModelId;
+  readonly aliases: readonly string[];
+  readonly engine: Engine;
+  readonly launch: ModelLaunch;
+  readonly pinned: boolean;
+  /** null: the node's; -1: for ever. */
+  readonly keepAliveMicros: Micros | null;
+  readonly ttftGoalMicros: Micros;
+  readonly interTokenGoalMicros: Micros;
+  readonly source: string;
+  readonly createdSeconds: number;
+  readonly fileBytes: Bytes;
+  readonly digest: string | null;
+  readonly details: ModelView['details'];
+  /** Changes with the file's content. */
+  readonly fingerprint: string;
+}
+
+export interface Hosted {
+  spec: HostedSpec;
+  estimate: { readonly loadedBytes: Bytes; readonly asleepBytes: Bytes };
+  model: EngineModel;
+  /** The revision that `model` was opened with. */
+  revision: string;
+  chargedBytes: Bytes;
+}
+
+/** What a running process can't change: another value is another launch. */
+export function revisionOf(spec: HostedSpec): string {
+  const { path, contextTokens, kvTokens, parallel, batchTokens } = spec.launch;
+  return [spec.engine.name, path, contextTokens, kvTokens, parallel, batchTokens, spec.fingerprint].join('|');
+}
+
+/** Reading from disk at about 500 MB/s, until the first load was measured. */
+const guessLoadMicros = (fileBytes: Bytes): Micros => Math.max(100_000, Math.floor(fileBytes / 500));
+
+export function toModelSpec(hosted: Hosted): ModelSpec {
+  const { spec, estimate } = hosted;
+  return {
+    modelId: spec.id,
+    parallel: spec.launch.parallel,
+    pinned: spec.pinned,
+    canSleep: spec.engine.capabilities.sleeps,
+    loadedBytes: estimate.loadedBytes,
+    asleepBytes: estimate.asleepBytes,
+    loadMicros: Math.min(600 * SECOND, guessLoadMicros(spec.fileBytes)),
+    ttftGoalMicros: spec.ttftGoalMicros,
+    interTokenGoalMicros: spec.interTokenGoalMicros,
+    keepAliveMicros: spec.keepAliveMicros,
+    revision: revisionOf(spec),
+  };
+}

@@ -1,0 +1,420 @@
+/**
+ * The node: an inbox, a clock and the arbiter. Whatever happens goes into the inbox; the arbiter is asked at once, its actions are
+ * performed, their completions come back through the inbox. Nothing else decides.
+ */
+import type { Action } from '../core/actions.ts';
+import { whyNot } from '../core/admission.ts';
+import { createArbiter } from '../core/arbiter.ts';
+import type { CoreEvent, DeviceSpec, Limits, ResidencySpec, TenantSpec } from '../core/events.ts';
+import type { ModelId, RequestId, TenantId } from '../core/ids.ts';
+import { DEFAULT_TENANT, requestId as asRequestId } from '../core/ids.ts';
+import { freeBytes } from '../core/memory.ts';
+import { positionOf } from '../core/queues.ts';
+import { BerthError } from '../errors.ts';
+import type { ErrorCode } from '../errors.ts';
+import type { EngineEvent, EngineObserver } from '../engines/engine.ts';
+import type { ModelView, NodeApi, NodeStatus, StreamEvent, Submission, SubmissionHandle } from './api.ts';
+import type { Clock } from './clock.ts';
+import type { DecisionLog } from './decisions.ts';
+import { createDecisionLog } from './decisions.ts';
+import type { Hosted, HostedSpec } from './hosted.ts';
+import { revisionOf, toModelSpec } from './hosted.ts';
+import type { Journal } from './journal.ts';
+import type { Log } from './log.ts';
+import { logDecision } from './log.ts';
+import type { Metrics } from './metrics.ts';
+import { createMetrics } from './metrics.ts';
+import type { Stage } from './perform.ts';
+import { perform } from './perform.ts';
+import type { LiveRequest } from './requests.ts';
+import { createLiveRequest, estimatePromptTokens, receive } from './requests.ts';
+import { modelView } from './views.ts';
+import type { Waiters } from './waiters.ts';
+import { createWaiters } from './waiters.ts';
+
+export interface NodeConfiguration {
+  readonly device: DeviceSpec;
+  readonly deviceName: string;
+  readonly limits: Limits;
+  readonly residency: ResidencySpec;
+  readonly tenants: readonly TenantSpec[];
+  readonly models: readonly HostedSpec[];
+}
+
+export interface NodeOptions {
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly journal: Journal | null;
+  readonly version: string;
+  /** How long `load` and `stop` wait for the model. */
+  readonly operatorDeadlineMicros: number;
+}
+
+/** A request without `max_tokens` may use its context; for estimates that is far too much. */
+const USUAL_MAX_TOKENS = 512;
+
+export class BerthNode implements NodeApi {
+  readonly #options: NodeOptions;
+  readonly #arbiter = createArbiter();
+  readonly #metrics: Metrics = createMetrics();
+  readonly #decisions: DecisionLog = createDecisionLog();
+  readonly #hosted = new Map<ModelId, Hosted>();
+  readonly #names = new Map<string, ModelId>();
+  readonly #requests = new Map<RequestId, LiveRequest>();
+  readonly #waiters: Waiters;
+  readonly #inbox: CoreEvent[] = [];
+  readonly #stage: Stage;
+  #pumping = false;
+  #cancelWake: (() => void) | null = null;
+  #configuration: NodeConfiguration | null = null;
+  #configError: string | null = null;
+  #stopping = false;
+  #order: ModelId[] = [];
+
+  constructor(options: NodeOptions) {
+    this.#options = options;
+    this.#waiters = createWaiters(options.clock, options.operatorDeadlineMicros);
+    this.#stage = {
+      clock: options.clock,
+      metrics: this.#metrics,
+      log: options.log,
+      hosted: (id) => this.#hosted.get(id),
+      request: (id) => this.#requests.get(id),
+      requestsOf: (id) => this.#requestsOf(id),
+      reopen: (hosted) => this.#reopen(hosted),
+      tell: (event) => this.#tell(event),
+      heard: (live, event) => this.#heard(live, event),
+      drop: (live, failure) => this.#drop(live, failure),
+    };
+  }
+
+  // -------------------------------------------------------------- configuration
+
+  /** Takes the whole configuration, at the start and at each change. Models that are new are estimated first. */
+  async configure(configuration: NodeConfiguration): Promise<void> {
+    const estimates = new Map<ModelId, Hosted['estimate']>();
+    for (const spec of configuration.models) {
+      const known = this.#hosted.get(spec.id);
+      const unchanged = known !== undefined && revisionOf(known.spec) === revisionOf(spec);
+      estimates.set(spec.id, unchanged ? known.estimate : await this.#estimate(spec));
+    }
+    this.#configuration = configuration;
+    this.#configError = null;
+    this.#names.clear();
+    this.#order = configuration.models.map(({ id }) => id);
+    for (const spec of configuration.models) {
+      const estimate = estimates.get(spec.id) ?? { loadedBytes: spec.fileBytes, asleepBytes: 0 };
+      const hosted = this.#hosted.get(spec.id) ?? this.#open(spec, estimate);
+      Object.assign(hosted, { spec, estimate });
+      this.#hosted.set(spec.id, hosted);
+      for (const name of [spec.id, ...spec.aliases]) this.#names.set(name, spec.id);
+    }
+    const { device, limits, residency, tenants } = configuration;
+    const models = this.#order.flatMap((id) => this.#hosted.get(id) ?? []).map(toModelSpec);
+    this.#tell({ type: 'configured', device, limits, residency, tenants, models });
+  }
+
+  /** The last save of the configuration was refused: said in the status until a good one comes. */
+  configRefused(message: string): void {
+    this.#configError = message;
+  }
+
+  async #estimate(spec: HostedSpec): Promise<Hosted['estimate']> {
+    try {
+      return await spec.engine.estimate(spec.launch);
+    } catch {
+      // A file that can't be read now may be there when it is asked for; its load then says what is wrong.
+      return { loadedBytes: spec.fileBytes, asleepBytes: 0 };
+    }
+  }
+
+  #open(spec: HostedSpec, estimate: Hosted['estimate']): Hosted {
+    const model = spec.engine.open(spec.launch, this.#observer(spec.id));
+    return { spec, estimate, model, revision: revisionOf(spec), chargedBytes: 0 };
+  }
+
+  #reopen(hosted: Hosted): void {
+    hosted.model = hosted.spec.engine.open(hosted.spec.launch, this.#observer(hosted.spec.id));
+    hosted.revision = revisionOf(hosted.spec);
+  }
+
+  #observer(id: ModelId): EngineObserver {
+    return {
+      sliceEnded: ({ sliceId, steps, prefillTokens, decodeTokens, wallMicros, computeMicros, lanes }) => {
+        this.#metrics.slice(id, lanes, computeMicros);
+        this.#tell({
+          type: 'sliceEnded',
+          modelId: id,
+          sliceId,
+          steps,
+          prefillTokens,
+          decodeTokens,
+          wallMicros,
+          computeMicros,
+        });
+      },
+      died: (reason) => {
+        this.#options.log.error({ model: id, reason }, 'the process of a model ended');
+        this.#metrics.failed(id, 'engine_died');
+        this.#tell({ type: 'engineDied', modelId: id });
+      },
+      memory: ({ chargedBytes }) => {
+        const hosted = this.#hosted.get(id);
+        if (hosted === undefined || Math.abs(chargedBytes - hosted.chargedBytes) < hosted.chargedBytes / 100) return;
+        hosted.chargedBytes = chargedBytes;
+        this.#tell({ type: 'memoryMeasured', modelId: id, bytes: chargedBytes });
+      },
+    };
+  }
+
+  // -------------------------------------------------------------- the cycle
+
+  #tell(event: CoreEvent): void {
+    this.#inbox.push(event);
+    this.#pump();
+  }
+
+  #pump(): void {
+    if (this.#pumping) return;
+    this.#pumping = true;
+    try {
+      while (this.#inbox.length > 0) {
+        const events = this.#inbox.splice(0);
+        const now = this.#options.clock.now();
+        const { actions, wakeAt } = this.#arbiter.handle({ now, events });
+        this.#options.journal?.write({ now, events, actions });
+        for (const action of actions) this.#perform(now, action);
+        this.#scheduleWake(wakeAt, now);
+      }
+    } finally {
+      this.#pumping = false;
+    }
+    this.#waiters.look(this.#arbiter.state);
+  }
+
+  #perform(now: number, action: Action): void {
+    this.#decisions.add(now, action);
+    logDecision(this.#options.log, action);
+    perform(this.#stage, action);
+  }
+
+  #scheduleWake(wakeAt: number | null, now: number): void {
+    this.#cancelWake?.();
+    this.#cancelWake =
+      wakeAt === null ? null : this.#options.clock.after(wakeAt - now, () => this.#tell({ type: 'ticked' }));
+  }
+
+  // -------------------------------------------------------------- requests
+
+  submit(submission: Submission, sink: (event: StreamEvent) => void): SubmissionHandle {
+    const hosted = this.#find(submission.model);
+    const request =
+      submission.request.kind === 'embed' ? submission.request : { ...submission.request, resumeTokens: [] };
+    const unfit = hosted.spec.engine.check(request);
+    if (unfit !== null)
+      throw new BerthError(unfit.code, unfit.message, unfit.param === undefined ? {} : { param: unfit.param });
+    const id = this.#freshId(request.requestId);
+    // Until this call returns the caller has no handle: what it would hear is kept, and a refusal is thrown.
+    let early: StreamEvent[] | null = [];
+    const live = createLiveRequest(
+      id,
+      hosted.spec.id,
+      submission,
+      (event) => (early === null ? sink(event) : early.push(event)),
+      this.#options.clock.now(),
+    );
+    this.#requests.set(id, live);
+    this.#tell({
+      type: 'requestArrived',
+      requestId: id,
+      tenantId: submission.tenantId,
+      modelId: hosted.spec.id,
+      priority: submission.priority,
+      promptTokens: estimatePromptTokens(submission.request),
+      maxTokens: request.kind === 'embed' ? 0 : (request.maxTokens ?? USUAL_MAX_TOKENS),
+      ttftGoalMicros: submission.ttftGoalMicros,
+      interTokenGoalMicros: submission.interTokenGoalMicros,
+      keepAliveMicros: submission.keepAliveMicros,
+    });
+    const refused = early.find((event) => event.type === 'failed');
+    if (refused !== undefined) {
+      const { code, message, retryAfterMicros, param } = refused;
+      throw new BerthError(code, message, {
+        ...(retryAfterMicros === undefined ? {} : { retryAfterMicros }),
+        ...(param === undefined ? {} : { param }),
+      });
+    }
+    queueMicrotask(() => {
+      const events = early ?? [];
+      early = null;
+      for (const event of [...this.#queuedNote(live, events), ...events]) sink(event);
+    });
+    return { requestId: id, modelId: hosted.spec.id, cancel: () => this.#cancel(id) };
+  }
+
+  /** A request that is not computed at once is told its place. */
+  #queuedNote(live: LiveRequest, events: readonly StreamEvent[]): StreamEvent[] {
+    const request = this.#arbiter.state.requests.get(live.id);
+    const model = this.#arbiter.state.models.get(live.modelId);
+    if (request?.phase !== 'waiting' || model === undefined || events.length > 0) return [];
+    if (model.phase === 'loading') return [{ type: 'loading', model: model.id }];
+    return [{ type: 'queued', position: positionOf(model, request) + 1 }];
+  }
+
+  /** Ids come from clients too (`x-request-id`): one that is in use gets a suffix. */
+  #freshId(wish: RequestId): RequestId {
+    let id = wish;
+    for (let n = 2; this.#requests.has(id); n++) id = asRequestId(`${wish}-${n}`);
+    return id;
+  }
+
+  #heard(live: LiveRequest, event: EngineEvent): void {
+    if (this.#requests.get(live.id) !== live) return;
+    const now = this.#options.clock.now();
+    const isLast = event.type === 'finished' || event.type === 'embedded' || event.type === 'failed';
+    if (isLast) this.#requests.delete(live.id);
+    // The client first: what the core then decides must not stand between a token and its reader.
+    const told: CoreEvent[] = [];
+    const forClient = receive(live, event, now, (coreEvent) => told.push(coreEvent));
+    if (forClient !== null) live.sink(forClient);
+    this.#inbox.push(...told);
+    if (isLast) this.#count(live, event, forClient);
+    if (told.length > 0) this.#pump();
+  }
+
+  #count(live: LiveRequest, event: EngineEvent, seen: StreamEvent | null): void {
+    if (event.type === 'failed') return this.#metrics.failed(live.modelId, event.code);
+    if (seen?.type !== 'finished' && seen?.type !== 'embedded') return;
+    this.#metrics.finished(live.modelId, seen.type === 'finished' ? seen.reason : 'stop', seen.usage);
+    this.#metrics.latencies(live.modelId, { ...seen.timings, outputTokens: seen.usage.outputTokens });
+  }
+
+  #drop(live: LiveRequest, failure: { code: ErrorCode; message: string; retryAfterMicros: number | null }): void {
+    if (!this.#requests.delete(live.id)) return;
+    const { code, message, retryAfterMicros } = failure;
+    live.sink({ type: 'failed', code, message, ...(retryAfterMicros === null ? {} : { retryAfterMicros }) });
+  }
+
+  #cancel(id: RequestId): void {
+    if (this.#requests.delete(id)) this.#tell({ type: 'requestCancelled', requestId: id });
+  }
+
+  *#requestsOf(id: ModelId): Generator<LiveRequest> {
+    const model = this.#arbiter.state.models.get(id);
+    if (model === undefined) return;
+    for (const requests of [...model.queues.values(), model.active]) {
+      for (const request of requests) {
+        const live = this.#requests.get(request);
+        if (live !== undefined) yield live;
+      }
+    }
+  }
+
+  // -------------------------------------------------------------- what people see and ask
+
+  #find(name: string): Hosted {
+    const id = this.#names.get(name) ?? this.#names.get(name.replace(/:latest$/, ''));
+    const hosted = id === undefined ? undefined : this.#hosted.get(id);
+    if (hosted === undefined)
+      throw new BerthError('model_not_found', `there is no model called ${JSON.stringify(name.slice(0, 100))}`, {
+        param: 'model',
+      });
+    return hosted;
+  }
+
+  #view(hosted: Hosted): ModelView {
+    const { state } = this.#arbiter;
+    return modelView(hosted, state.models.get(hosted.spec.id), state, this.#options.clock.now());
+  }
+
+  models(_tenantId: TenantId): readonly ModelView[] {
+    return this.#order.flatMap((id) => this.#hosted.get(id) ?? []).map((hosted) => this.#view(hosted));
+  }
+
+  model(name: string, _tenantId: TenantId): ModelView {
+    return this.#view(this.#find(name));
+  }
+
+  status(): NodeStatus {
+    const { state } = this.#arbiter;
+    const { outcomes } = state;
+    let running = 0;
+    let chargedBytes = 0;
+    for (const model of state.models.values()) running += model.active.size;
+    for (const { chargedBytes: bytes } of this.#hosted.values()) chargedBytes += bytes;
+    return {
+      version: this.#options.version,
+      uptimeMicros: this.#options.clock.now(),
+      device: {
+        name: this.#configuration?.deviceName ?? '',
+        memoryBytes: state.device.memoryBytes,
+        lanes: state.device.lanes,
+        reservedBytes: state.heldBytes + state.device.overheadBytes,
+        chargedBytes,
+        freeBytes: freeBytes(state),
+      },
+      requests: {
+        running,
+        waiting: state.requests.size - running,
+        finished: outcomes.finished,
+        failed: outcomes.failed + outcomes.refused,
+      },
+      configError: this.#configError,
+    };
+  }
+
+  ready(): boolean {
+    return this.#configuration !== null && !this.#stopping;
+  }
+
+  why(name: string): ReturnType<DecisionLog['of']> {
+    const found = this.#decisions.of(this.#names.get(name) ?? name);
+    if (found.length > 0) return found;
+    if (this.#names.has(name)) return [];
+    throw new BerthError('not_found', `nothing was decided about ${JSON.stringify(name.slice(0, 100))}`);
+  }
+
+  metrics(): Promise<string> {
+    const { state } = this.#arbiter;
+    const gauges = this.models(DEFAULT_TENANT).map(({ id, state, running, waiting, chargedBytes }) => ({
+      model: id,
+      state,
+      running,
+      waiting,
+      chargedBytes,
+    }));
+    return this.#metrics.text(gauges, { memoryBytes: state.device.memoryBytes, heldBytes: state.heldBytes });
+  }
+
+  async load(name: string, _tenantId: TenantId): Promise<void> {
+    const { spec } = this.#find(name);
+    const model = this.#arbiter.state.models.get(spec.id);
+    const refusal = model === undefined ? null : whyNot(this.#arbiter.state, model);
+    if (refusal !== null && refusal.code !== 'queue_full') throw new BerthError(refusal.code, refusal.message);
+    const loaded = this.#waiters.waitFor(spec.id, 'resident');
+    this.#tell({ type: 'loadRequested', modelId: spec.id, keepAliveMicros: null });
+    await loaded;
+  }
+
+  async stop(name: string, _tenantId: TenantId, { force }: { readonly force: boolean }): Promise<void> {
+    const { spec } = this.#find(name);
+    const stopped = this.#waiters.waitFor(spec.id, 'cold');
+    this.#tell({ type: 'stopRequested', modelId: spec.id, force });
+    await stopped;
+  }
+
+  /** Admits nothing more, lets what runs finish until the deadline, then closes the engines, which fail the rest. */
+  async close(graceMicros: number): Promise<void> {
+    if (this.#stopping) return;
+    this.#stopping = true;
+    this.#tell({ type: 'nodeStopping' });
+    const deadline = this.#options.clock.now() + graceMicros;
+    while (this.#requests.size > 0 && this.#options.clock.now() < deadline) {
+      await new Promise<void>((resolve) => setTimeout(resolve, 20));
+    }
+    const engines = new Set([...this.#hosted.values()].map(({ spec }) => spec.engine));
+    await Promise.all([...engines].map((engine) => engine.close()));
+    this.#cancelWake?.();
+    await this.#options.journal?.close();
+  }
+}
