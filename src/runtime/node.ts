@@ -18,7 +18,7 @@ import type { Clock } from './clock.ts';
 import type { DecisionLog } from './decisions.ts';
 import { createDecisionLog } from './decisions.ts';
 import type { Hosted, HostedSpec } from './hosted.ts';
-import { revisionOf, toModelSpec } from './hosted.ts';
+import { toModelSpec } from './hosted.ts';
 import type { Journal } from './journal.ts';
 import type { Log } from './log.ts';
 import { logDecision } from './log.ts';
@@ -26,6 +26,7 @@ import type { Metrics } from './metrics.ts';
 import { createMetrics } from './metrics.ts';
 import type { Stage } from './perform.ts';
 import { perform } from './perform.ts';
+import { createRegistry } from './registry.ts';
 import type { LiveRequest } from './requests.ts';
 import { createLiveRequest, estimatePromptTokens, receive } from './requests.ts';
 import { modelView } from './views.ts';
@@ -58,8 +59,7 @@ export class BerthNode implements NodeApi {
   readonly #arbiter = createArbiter();
   readonly #metrics: Metrics = createMetrics();
   readonly #decisions: DecisionLog = createDecisionLog();
-  readonly #hosted = new Map<ModelId, Hosted>();
-  readonly #names = new Map<string, ModelId>();
+  readonly #registry = createRegistry((id) => this.#observer(id));
   readonly #requests = new Map<RequestId, LiveRequest>();
   readonly #waiters: Waiters;
   readonly #inbox: CoreEvent[] = [];
@@ -69,7 +69,6 @@ export class BerthNode implements NodeApi {
   #configuration: NodeConfiguration | null = null;
   #configError: string | null = null;
   #stopping = false;
-  #order: ModelId[] = [];
 
   constructor(options: NodeOptions) {
     this.#options = options;
@@ -78,10 +77,10 @@ export class BerthNode implements NodeApi {
       clock: options.clock,
       metrics: this.#metrics,
       log: options.log,
-      hosted: (id) => this.#hosted.get(id),
+      hosted: (id) => this.#registry.get(id),
       request: (id) => this.#requests.get(id),
       requestsOf: (id) => this.#requestsOf(id),
-      reopen: (hosted) => this.#reopen(hosted),
+      reopen: (hosted) => this.#registry.reopen(hosted),
       tell: (event) => this.#tell(event),
       heard: (live, event) => this.#heard(live, event),
       drop: (live, failure) => this.#drop(live, failure),
@@ -92,50 +91,17 @@ export class BerthNode implements NodeApi {
 
   /** Takes the whole configuration, at the start and at each change. Models that are new are estimated first. */
   async configure(configuration: NodeConfiguration): Promise<void> {
-    const estimates = new Map<ModelId, Hosted['estimate']>();
-    for (const spec of configuration.models) {
-      const known = this.#hosted.get(spec.id);
-      const unchanged = known !== undefined && revisionOf(known.spec) === revisionOf(spec);
-      estimates.set(spec.id, unchanged ? known.estimate : await this.#estimate(spec));
-    }
+    await this.#registry.take(configuration.models);
     this.#configuration = configuration;
     this.#configError = null;
-    this.#names.clear();
-    this.#order = configuration.models.map(({ id }) => id);
-    for (const spec of configuration.models) {
-      const estimate = estimates.get(spec.id) ?? { loadedBytes: spec.fileBytes, asleepBytes: 0 };
-      const hosted = this.#hosted.get(spec.id) ?? this.#open(spec, estimate);
-      Object.assign(hosted, { spec, estimate });
-      this.#hosted.set(spec.id, hosted);
-      for (const name of [spec.id, ...spec.aliases]) this.#names.set(name, spec.id);
-    }
     const { device, limits, residency, tenants } = configuration;
-    const models = this.#order.flatMap((id) => this.#hosted.get(id) ?? []).map(toModelSpec);
+    const models = this.#registry.listed().map(toModelSpec);
     this.#tell({ type: 'configured', device, limits, residency, tenants, models });
   }
 
   /** The last save of the configuration was refused: said in the status until a good one comes. */
   configRefused(message: string): void {
     this.#configError = message;
-  }
-
-  async #estimate(spec: HostedSpec): Promise<Hosted['estimate']> {
-    try {
-      return await spec.engine.estimate(spec.launch);
-    } catch {
-      // A file that can't be read now may be there when it is asked for; its load then says what is wrong.
-      return { loadedBytes: spec.fileBytes, asleepBytes: 0 };
-    }
-  }
-
-  #open(spec: HostedSpec, estimate: Hosted['estimate']): Hosted {
-    const model = spec.engine.open(spec.launch, this.#observer(spec.id));
-    return { spec, estimate, model, revision: revisionOf(spec), chargedBytes: 0 };
-  }
-
-  #reopen(hosted: Hosted): void {
-    hosted.model = hosted.spec.engine.open(hosted.spec.launch, this.#observer(hosted.spec.id));
-    hosted.revision = revisionOf(hosted.spec);
   }
 
   #observer(id: ModelId): EngineObserver {
@@ -159,7 +125,7 @@ export class BerthNode implements NodeApi {
         this.#tell({ type: 'engineDied', modelId: id });
       },
       memory: ({ chargedBytes }) => {
-        const hosted = this.#hosted.get(id);
+        const hosted = this.#registry.get(id);
         if (hosted === undefined || Math.abs(chargedBytes - hosted.chargedBytes) < hosted.chargedBytes / 100) return;
         hosted.chargedBytes = chargedBytes;
         this.#tell({ type: 'memoryMeasured', modelId: id, bytes: chargedBytes });
@@ -207,7 +173,7 @@ export class BerthNode implements NodeApi {
   // -------------------------------------------------------------- requests
 
   submit(submission: Submission, sink: (event: StreamEvent) => void): SubmissionHandle {
-    const hosted = this.#find(submission.model);
+    const hosted = this.#registry.find(submission.model);
     const request =
       submission.request.kind === 'embed' ? submission.request : { ...submission.request, resumeTokens: [] };
     const unfit = hosted.spec.engine.check(request);
@@ -312,27 +278,17 @@ export class BerthNode implements NodeApi {
 
   // -------------------------------------------------------------- what people see and ask
 
-  #find(name: string): Hosted {
-    const id = this.#names.get(name) ?? this.#names.get(name.replace(/:latest$/, ''));
-    const hosted = id === undefined ? undefined : this.#hosted.get(id);
-    if (hosted === undefined)
-      throw new BerthError('model_not_found', `there is no model called ${JSON.stringify(name.slice(0, 100))}`, {
-        param: 'model',
-      });
-    return hosted;
-  }
-
   #view(hosted: Hosted): ModelView {
     const { state } = this.#arbiter;
     return modelView(hosted, state.models.get(hosted.spec.id), state, this.#options.clock.now());
   }
 
   models(_tenantId: TenantId): readonly ModelView[] {
-    return this.#order.flatMap((id) => this.#hosted.get(id) ?? []).map((hosted) => this.#view(hosted));
+    return this.#registry.listed().map((hosted) => this.#view(hosted));
   }
 
   model(name: string, _tenantId: TenantId): ModelView {
-    return this.#view(this.#find(name));
+    return this.#view(this.#registry.find(name));
   }
 
   status(): NodeStatus {
@@ -341,7 +297,7 @@ export class BerthNode implements NodeApi {
     let running = 0;
     let chargedBytes = 0;
     for (const model of state.models.values()) running += model.active.size;
-    for (const { chargedBytes: bytes } of this.#hosted.values()) chargedBytes += bytes;
+    for (const { chargedBytes: bytes } of this.#registry.all()) chargedBytes += bytes;
     return {
       version: this.#options.version,
       uptimeMicros: this.#options.clock.now(),
@@ -368,9 +324,9 @@ export class BerthNode implements NodeApi {
   }
 
   why(name: string): ReturnType<DecisionLog['of']> {
-    const found = this.#decisions.of(this.#names.get(name) ?? name);
+    const found = this.#decisions.of(this.#registry.idOf(name) ?? name);
     if (found.length > 0) return found;
-    if (this.#names.has(name)) return [];
+    if (this.#registry.idOf(name) !== null) return [];
     throw new BerthError('not_found', `nothing was decided about ${JSON.stringify(name.slice(0, 100))}`);
   }
 
@@ -387,7 +343,7 @@ export class BerthNode implements NodeApi {
   }
 
   async load(name: string, _tenantId: TenantId): Promise<void> {
-    const { spec } = this.#find(name);
+    const { spec } = this.#registry.find(name);
     const model = this.#arbiter.state.models.get(spec.id);
     const refusal = model === undefined ? null : whyNot(this.#arbiter.state, model);
     if (refusal !== null && refusal.code !== 'queue_full') throw new BerthError(refusal.code, refusal.message);
@@ -397,7 +353,7 @@ export class BerthNode implements NodeApi {
   }
 
   async stop(name: string, _tenantId: TenantId, { force }: { readonly force: boolean }): Promise<void> {
-    const { spec } = this.#find(name);
+    const { spec } = this.#registry.find(name);
     const stopped = this.#waiters.waitFor(spec.id, 'cold');
     this.#tell({ type: 'stopRequested', modelId: spec.id, force });
     await stopped;
@@ -412,7 +368,7 @@ export class BerthNode implements NodeApi {
     while (this.#requests.size > 0 && this.#options.clock.now() < deadline) {
       await new Promise<void>((resolve) => setTimeout(resolve, 20));
     }
-    const engines = new Set([...this.#hosted.values()].map(({ spec }) => spec.engine));
+    const engines = new Set([...this.#registry.all()].map(({ spec }) => spec.engine));
     await Promise.all([...engines].map((engine) => engine.close()));
     this.#cancelWake?.();
     await this.#options.journal?.close();
