@@ -210,12 +210,21 @@ export class BerthNode implements NodeApi {
         ...(param === undefined ? {} : { param }),
       });
     }
+    let left = false;
     queueMicrotask(() => {
       const events = early ?? [];
       early = null;
+      if (left) return;
       for (const event of [...this.#queuedNote(live, events), ...events]) sink(event);
     });
-    return { requestId: id, modelId: hosted.spec.id, cancel: () => this.#cancel(id) };
+    return {
+      requestId: id,
+      modelId: hosted.spec.id,
+      cancel: () => {
+        left = true;
+        this.#cancel(id);
+      },
+    };
   }
 
   /** A request that is not computed at once is told its place. */

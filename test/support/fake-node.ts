@@ -1,0 +1,160 @@
+/** A whole node on the fake engine, with virtual time: what its tests and the gateway's have in common. */
+import { DEFAULT_TENANT, MIB, SECOND, modelId, requestId } from '../../src/core/ids.ts';
+import type { FakeCosts, FakeEngine } from '../../src/engines/fake.ts';
+import { createFakeEngine } from '../../src/engines/fake.ts';
+import type { GenerateRequest } from '../../src/engines/engine.ts';
+import type { StreamEvent, Submission, SubmissionHandle } from '../../src/runtime/api.ts';
+import type { HostedSpec } from '../../src/runtime/hosted.ts';
+import type { Journal } from '../../src/runtime/journal.ts';
+import { createLog } from '../../src/runtime/log.ts';
+import type { NodeConfiguration } from '../../src/runtime/node.ts';
+import { BerthNode } from '../../src/runtime/node.ts';
+import type { VirtualTimer } from '../virtual-timer.ts';
+import { createVirtualTimer } from '../virtual-timer.ts';
+
+export interface FakeNode {
+  readonly node: BerthNode;
+  readonly timer: VirtualTimer;
+  readonly engine: FakeEngine;
+  readonly configuration: NodeConfiguration;
+  ask(model: string, options?: Asked): Conversation;
+}
+
+export interface Asked {
+  readonly prompt?: string;
+  readonly maxTokens?: number;
+  readonly id?: string;
+  readonly keepAliveMicros?: number;
+}
+
+export interface Conversation {
+  readonly handle: SubmissionHandle;
+  readonly events: StreamEvent[];
+  text(): string;
+  last(): StreamEvent | undefined;
+}
+
+export function fakeSpec(engine: FakeEngine, id: string, extra: Partial<HostedSpec> = {}): HostedSpec {
+  return {
+    id: modelId(id),
+    aliases: [],
+    engine,
+    launch: {
+      modelId: modelId(id),
+      path: `${id}.gguf`,
+      contextTokens: 2048,
+      kvTokens: 4096,
+      parallel: 4,
+      batchTokens: 512,
+      memoryLimitBytes: 0,
+    },
+    pinned: false,
+    keepAliveMicros: null,
+    ttftGoalMicros: 2 * SECOND,
+    interTokenGoalMicros: 200_000,
+    source: 'fake',
+    createdSeconds: 0,
+    fileBytes: 100 * MIB,
+    digest: null,
+    details: {
+      format: 'fake',
+      architecture: null,
+      parameters: null,
+      quantization: null,
+      trainedContextTokens: null,
+      chatTemplate: false,
+    },
+    fingerprint: '',
+    ...extra,
+  };
+}
+
+let asked = 0;
+
+export function generate(
+  id: string,
+  { prompt = 'hello there', maxTokens = 8 }: Asked = {},
+): Omit<GenerateRequest, 'resumeTokens'> {
+  return {
+    kind: 'generate',
+    requestId: requestId(id),
+    tenantId: DEFAULT_TENANT,
+    input: { type: 'text', text: prompt },
+    maxTokens,
+    sampling: {
+      temperature: 0,
+      topP: 1,
+      topK: 0,
+      minP: 0,
+      seed: 1,
+      presencePenalty: 0,
+      frequencyPenalty: 0,
+      repeatPenalty: 1,
+      logitBias: {},
+    },
+    stop: [],
+    format: { type: 'text' },
+    logprobs: null,
+    ignoreEos: true,
+    echo: false,
+  };
+}
+
+export function submission(model: string, options: Asked = {}): Submission {
+  return {
+    model,
+    tenantId: DEFAULT_TENANT,
+    request: generate(options.id ?? `r${++asked}`, options),
+    priority: 'interactive',
+    ttftGoalMicros: null,
+    interTokenGoalMicros: null,
+    keepAliveMicros: options.keepAliveMicros ?? null,
+  };
+}
+
+/** A node with models `m1` … of about 250 MiB each, and room for `fit` of them. */
+export async function fakeNode(
+  options: { models?: number; fit?: number; lanes?: number; costs?: Partial<FakeCosts>; journal?: Journal } = {},
+): Promise<FakeNode> {
+  const { models = 2, fit = models, lanes = 2, costs = {}, journal = null } = options;
+  const timer = createVirtualTimer();
+  const engine = createFakeEngine({ timer, costs });
+  const node = new BerthNode({
+    clock: timer,
+    log: createLog('silent'),
+    journal,
+    version: '0.0.0',
+    operatorDeadlineMicros: 600 * SECOND,
+  });
+  const configuration: NodeConfiguration = {
+    device: { memoryBytes: fit * 251 * MIB + 71 * MIB * (models - fit), lanes, overheadBytes: 0 },
+    deviceName: 'fake',
+    limits: { queuePerModel: 16, requests: 1000, queueTimeoutMicros: 300 * SECOND },
+    residency: {
+      minimumStayMicros: SECOND,
+      patienceMicros: 2 * SECOND,
+      drainMicros: SECOND,
+      keepAliveMicros: -1,
+      sleepForMicros: -1,
+    },
+    tenants: [],
+    models: Array.from({ length: models }, (_, index) => fakeSpec(engine, `m${index + 1}`)),
+  };
+  await node.configure(configuration);
+  return {
+    node,
+    timer,
+    engine,
+    configuration,
+    ask(model, asking = {}) {
+      const events: StreamEvent[] = [];
+      const handle = node.submit(submission(model, asking), (event) => events.push(event));
+      return {
+        handle,
+        events,
+        text: () => events.flatMap((event) => (event.type === 'tokens' ? [event.text] : [])).join(''),
+        last: () => events.at(-1),
+      };
+    },
+  };
+}
