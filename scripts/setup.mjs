@@ -95,6 +95,8 @@ export function installStamp(root) {
   return hash.update(`\n${process.platform}-${process.arch}\n`).digest('hex');
 }
 
+const fits = (allowed, value) => allowed === undefined || allowed.includes(value);
+
 /**
  * Is what npm says it installed (its hidden lock file) what the lock file asks for? So a folder that somebody filled with their
  * own `npm ci` is taken over instead of being installed again. Optional packages of other platforms may be missing.
@@ -106,7 +108,6 @@ export function installedMatches(root) {
   const same = ([name, entry]) => wanted[name] !== undefined && wanted[name].version === entry.version;
   const here = ([name, entry]) => {
     if (name === '' || installed[name] !== undefined) return true;
-    const fits = (allowed, value) => allowed === undefined || allowed.includes(value);
     const canSkip = entry.optional === true || entry.devOptional === true || entry.peer === true;
     return canSkip && !(entry.cpu && fits(entry.os, process.platform) && fits(entry.cpu, process.arch) && !entry.libc);
   };
