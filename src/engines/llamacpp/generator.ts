@@ -1,0 +1,372 @@
+/** Text generation on one context: every step is one `llama_decode` over all sequences, then a token sampled for each that is due. */
+import type { RequestId } from '../../core/ids.ts';
+import { asBerthError, BerthError } from '../../errors.ts';
+import type { ModelLaunch, RequestUsage, TokenLogprob } from '../engine.ts';
+import type { Pointer } from './binding.ts';
+import type { GenerateJob, JobEvent } from './commands.ts';
+import { makeContext, type Model, pieceOf, tokenize } from './model.ts';
+import { LogitRows, REPEAT_WINDOW, SamplerFactory, type TokenChoice, type TokenSampler } from './sampling.ts';
+import { isDecoding, type PlannedTokens, type Sequence, SequenceTable, tokenAt, totalTokens } from './sequences.ts';
+import { StepBatch } from './step-batch.ts';
+import { TextStream } from './text.ts';
+
+/** Most requests that wait in a runner; the core sends far fewer. */
+const WAITING_LIMIT = 1024;
+/** llama.h's LLAMA_MAX_SEQ: `n_seq_max` can't be larger. */
+const SEATS_LIMIT = 256;
+
+export type Emit = (requestId: RequestId, event: JobEvent) => void;
+
+export interface StepOutcome {
+  readonly micros: number;
+  readonly prefillTokens: number;
+  /** Requests that a token was sampled for. */
+  readonly decoded: readonly RequestId[];
+}
+
+interface Generation extends Sequence {
+  readonly job: GenerateJob;
+  readonly sampler: TokenSampler;
+  readonly text: TextStream;
+  accepted: boolean;
+  prefillMicros: number;
+  decodeMicros: number;
+}
+
+const nowMicros = (): number => Math.round(performance.now() * 1000);
+
+export class Generator {
+  readonly #model: Model;
+  readonly #launch: ModelLaunch;
+  readonly #emit: Emit;
+  readonly #context: Pointer;
+  readonly #memory: Pointer | null;
+  readonly #rows: LogitRows;
+  readonly #samplers: SamplerFactory;
+  readonly #table: SequenceTable;
+  readonly #batch: StepBatch;
+  readonly #byId = new Map<RequestId, Generation>();
+  #arrivals = 0;
+  #lanes = 0;
+  #endTokens: readonly number[] | null = null;
+
+  /** Throws `model_load_failed` if the context can't be made (not enough memory, most often). */
+  constructor(model: Model, launch: ModelLaunch, emit: Emit) {
+    this.#model = model;
+    this.#launch = launch;
+    this.#emit = emit;
+    const seats = Math.min(Math.max(launch.parallel, 1), SEATS_LIMIT);
+    const stepTokens = Math.max(launch.batchTokens, seats);
+    const { llama } = model;
+    this.#context = makeContext(model, {
+      n_ctx: Math.max(launch.kvTokens, launch.contextTokens),
+      n_batch: stepTokens,
+      n_ubatch: stepTokens,
+      n_seq_max: seats,
+      n_outputs_max: seats,
+      n_threads: 1,
+      n_threads_batch: 1,
+      kv_unified: true,
+    });
+    this.#memory = llama.llama_get_memory(this.#context) ?? null;
+    this.#rows = new LogitRows(model, this.#context, seats);
+    this.#samplers = new SamplerFactory(model);
+    this.#batch = new StepBatch(stepTokens, seats);
+    const cells = Math.max(launch.kvTokens, launch.contextTokens);
+    this.#table = new SequenceTable({ cells, seats, stepTokens }, (seat) => {
+      if (this.#memory !== null) llama.llama_memory_seq_rm(this.#memory, seat, -1, -1);
+    });
+  }
+
+  get pending(): number {
+    return this.#table.size;
+  }
+
+  /** Of what the next step would compute without limit: is there prefill, which can be cut to size? */
+  get prefilling(): boolean {
+    return this.#table.seated.some((sequence) => !isDecoding(sequence));
+  }
+
+  submit(job: GenerateJob): void {
+    if (this.#byId.has(job.requestId)) return;
+    try {
+      this.#enter(job);
+    } catch (thrown) {
+      this.#fail(job.requestId, thrown);
+    }
+    this.#admit();
+  }
+
+  #enter(job: GenerateJob): void {
+    if (this.#memory === null)
+      throw new BerthError('unsupported_parameter', 'This model embeds texts; it can’t generate one.', {
+        param: 'model',
+      });
+    if (this.#table.waiting.length >= WAITING_LIMIT)
+      throw new BerthError('queue_full', `${WAITING_LIMIT} requests wait in this model’s runner already.`);
+    const prompt = this.#promptTokens(job);
+    const { contextTokens } = this.#launch;
+    if (prompt.length >= contextTokens) {
+      throw new BerthError(
+        'context_length_exceeded',
+        `The prompt has ${prompt.length} tokens; the model’s context holds ${contextTokens}, prompt and output together.`,
+      );
+    }
+    const banned = job.ignoreEos && job.grammar === null ? this.#allEndTokens() : [];
+    const generation: Generation = {
+      requestId: job.requestId,
+      order: this.#arrivals,
+      prompt,
+      generated: [],
+      seat: null,
+      cells: 0,
+      job,
+      sampler: this.#samplers.make({
+        sampling: job.sampling,
+        grammar: job.grammar,
+        banned,
+        logprobs: job.logprobs,
+        history: [...prompt.subarray(-REPEAT_WINDOW)],
+      }),
+      text: new TextStream(job.stop),
+      accepted: false,
+      prefillMicros: 0,
+      decodeMicros: 0,
+    };
+    this.#arrivals += 1;
+    this.#byId.set(job.requestId, generation);
+    this.#table.add(generation);
+    this.#resume(generation);
+  }
+
+  /** Replays what an earlier run had sent, in silence. */
+  #resume(generation: Generation): void {
+    const { job, sampler } = generation;
+    let replayed = '';
+    let stopped = false;
+    for (const token of job.resumeTokens) {
+      this.#checkToken(token, 'resumeTokens');
+      generation.generated.push(token);
+      sampler.accept(token);
+      const out = generation.text.push(pieceOf(this.#model, token, job.showSpecial));
+      replayed += out.text;
+      stopped = out.stopped;
+    }
+    if (job.resumeTokens.length > 0) this.#emit(job.requestId, { type: 'resumed', text: replayed });
+    if (stopped) this.#finish(generation, 'stop');
+    else if (this.#isFull(generation)) this.#finish(generation, 'length');
+  }
+
+  #promptTokens(job: GenerateJob): Int32Array {
+    const { prompt } = job;
+    const tokens =
+      prompt.type === 'text'
+        ? tokenize(this.#model, prompt.text, prompt.addSpecial, true)
+        : Int32Array.from(prompt.tokens);
+    if (tokens.length === 0) throw new BerthError('invalid_request', 'The prompt is empty.', { param: 'prompt' });
+    if (prompt.type === 'tokens') for (const token of tokens) this.#checkToken(token, 'prompt');
+    return tokens;
+  }
+
+  #checkToken(token: number, param: string): void {
+    if (Number.isInteger(token) && token >= 0 && token < this.#model.vocabTokens) return;
+    throw new BerthError('invalid_request', `A token id is outside of the vocabulary of ${this.#model.vocabTokens}.`, {
+      param,
+    });
+  }
+
+  #allEndTokens(): readonly number[] {
+    if (this.#endTokens === null) {
+      const { llama, vocab, vocabTokens } = this.#model;
+      this.#endTokens = Array.from({ length: vocabTokens }, (_, token) => token).filter((token) =>
+        llama.llama_vocab_is_eog(vocab, token),
+      );
+    }
+    return this.#endTokens;
+  }
+
+  cancel(requestId: RequestId): void {
+    const generation = this.#byId.get(requestId);
+    if (generation === undefined) return;
+    this.#forget(generation);
+    this.#admit();
+  }
+
+  /** One step on `lanes` threads with at most `prefillTokens` of prefill; null if there was nothing to compute. */
+  step(lanes: number, prefillTokens: number): StepOutcome | null {
+    this.#admit();
+    const started = nowMicros();
+    if (lanes !== this.#lanes) {
+      this.#model.llama.llama_set_n_threads(this.#context, lanes, lanes);
+      this.#lanes = lanes;
+    }
+    const planned = this.#decode(prefillTokens);
+    if (planned === null) return null;
+    const decoded = planned.outputs.map(({ generation, index }) => {
+      this.#sample(generation, index);
+      return generation.requestId;
+    });
+    const micros = nowMicros() - started;
+    const total = planned.items.reduce((sum, item) => sum + item.count, 0);
+    let prefill = 0;
+    for (const item of planned.items) {
+      const generation = item.sequence as Generation;
+      const share = Math.round((micros * item.count) / total);
+      if (item.decoding) generation.decodeMicros += share;
+      else generation.prefillMicros += share;
+      if (!item.decoding) prefill += item.count;
+    }
+    for (const finish of this.#finishing.splice(0)) finish();
+    this.#admit();
+    return { micros, prefillTokens: prefill, decoded };
+  }
+
+  /** Ends are told after the step's time was shared out, so that usage holds it. */
+  readonly #finishing: (() => void)[] = [];
+
+  #decode(prefillTokens: number): {
+    items: (PlannedTokens & { decoding: boolean })[];
+    outputs: { generation: Generation; index: number }[];
+  } | null {
+    const { llama } = this.#model;
+    for (;;) {
+      const items = this.#table.plan(prefillTokens).map((item) => ({ ...item, decoding: isDecoding(item.sequence) }));
+      if (items.length === 0) {
+        const [alone] = this.#table.seated;
+        if (alone !== undefined && prefillTokens > 0) this.#finish(alone as Generation, 'length');
+        return null;
+      }
+      const outputs = this.#fill(items);
+      const code = llama.llama_decode(this.#context, this.#batch.batch);
+      if (code === 0) {
+        for (const { sequence, count } of items) sequence.cells += count;
+        return { items, outputs };
+      }
+      // 1: no room for the batch in the KV cache; nothing was changed.
+      if (code === 1 && this.#table.yieldYoungest()) continue;
+      const reason = code === 1 ? 'the KV cache has no room' : `llama_decode returned ${code}`;
+      for (const { sequence } of items) {
+        this.#fail(
+          sequence.requestId,
+          new BerthError('engine_error', `llama.cpp could not compute the request: ${reason}.`),
+        );
+      }
+      return null;
+    }
+  }
+
+  #fill(items: readonly PlannedTokens[]): { generation: Generation; index: number }[] {
+    const outputs: { generation: Generation; index: number }[] = [];
+    this.#batch.clear();
+    for (const { sequence, count, samples } of items) {
+      for (let offset = 0; offset < count; offset += 1) {
+        const position = sequence.cells + offset;
+        const output = samples && offset === count - 1;
+        const index = this.#batch.add(tokenAt(sequence, position), position, sequence.seat as number, output);
+        if (output) outputs.push({ generation: sequence as Generation, index });
+      }
+    }
+    return outputs;
+  }
+
+  #sample(generation: Generation, index: number): void {
+    const { job, requestId } = generation;
+    try {
+      const choice = generation.sampler.sample(this.#context, index, this.#rows.row(index));
+      if (!job.ignoreEos || job.grammar !== null) {
+        if (this.#model.llama.llama_vocab_is_eog(this.#model.vocab, choice.token)) {
+          this.#finishing.push(() => this.#finish(generation, 'stop'));
+          return;
+        }
+      }
+      generation.generated.push(choice.token);
+      generation.sampler.accept(choice.token);
+      const out = generation.text.push(pieceOf(this.#model, choice.token, job.showSpecial));
+      this.#emit(requestId, {
+        type: 'tokens',
+        text: out.text,
+        tokenIds: [choice.token],
+        ...(choice.logprob === null ? {} : { logprobs: [this.#describe(choice, choice.logprob)] }),
+      });
+      if (out.stopped) this.#finishing.push(() => this.#finish(generation, 'stop'));
+      else if (this.#isFull(generation)) this.#finishing.push(() => this.#finish(generation, 'length'));
+    } catch (thrown) {
+      this.#finishing.push(() => this.#fail(requestId, thrown));
+    }
+  }
+
+  #describe(choice: TokenChoice, logprob: number): TokenLogprob {
+    const textOf = (token: number): string => pieceOf(this.#model, token, true).toString('utf8');
+    return {
+      token: textOf(choice.token),
+      tokenId: choice.token,
+      logprob,
+      top: choice.top.map((other) => ({ token: textOf(other.token), tokenId: other.token, logprob: other.logprob })),
+    };
+  }
+
+  #isFull(generation: Generation): boolean {
+    const { maxTokens } = generation.job;
+    if (maxTokens !== null && generation.generated.length >= maxTokens) return true;
+    return totalTokens(generation) >= this.#launch.contextTokens;
+  }
+
+  #finish(generation: Generation, reason: 'stop' | 'length'): void {
+    if (!this.#byId.has(generation.requestId)) return;
+    this.#accept(generation);
+    const rest = generation.text.end();
+    if (rest.text !== '') this.#emit(generation.requestId, { type: 'tokens', text: rest.text, tokenIds: [] });
+    const usage: RequestUsage = {
+      promptTokens: generation.prompt.length,
+      cachedTokens: 0,
+      outputTokens: generation.generated.length,
+      prefillMicros: generation.prefillMicros,
+      decodeMicros: generation.decodeMicros,
+    };
+    this.#forget(generation);
+    this.#emit(generation.requestId, { type: 'finished', reason: rest.stopped ? 'stop' : reason, usage });
+  }
+
+  #fail(requestId: RequestId, thrown: unknown): void {
+    const generation = this.#byId.get(requestId);
+    if (generation !== undefined) this.#forget(generation);
+    const error = asBerthError(thrown);
+    this.#emit(requestId, {
+      type: 'failed',
+      code: error.code,
+      message: error.message,
+      ...(error.param === null ? {} : { param: error.param }),
+    });
+  }
+
+  #forget(generation: Generation): void {
+    this.#byId.delete(generation.requestId);
+    this.#table.remove(generation);
+    generation.sampler.free();
+  }
+
+  #admit(): void {
+    for (const sequence of this.#table.admit()) this.#accept(sequence as Generation);
+  }
+
+  /** Tells of the request's start, once. */
+  #accept(generation: Generation): void {
+    if (generation.accepted) return;
+    generation.accepted = true;
+    const { job, requestId, prompt } = generation;
+    this.#emit(requestId, { type: 'accepted', promptTokens: prompt.length, cachedTokens: 0 });
+    if (!job.echo || job.resumeTokens.length > 0) return;
+    const text =
+      job.prompt.type === 'text'
+        ? job.prompt.text
+        : Buffer.concat([...prompt].map((token) => pieceOf(this.#model, token, true))).toString('utf8');
+    this.#emit(requestId, { type: 'tokens', text, tokenIds: [] });
+  }
+
+  /** Frees the context and all samplers; requests still here are failed with `model_stopped`. */
+  dispose(): void {
+    for (const { requestId } of this.#byId.values())
+      this.#fail(requestId, new BerthError('model_stopped', 'The model was put to sleep while the request ran.'));
+    this.#model.llama.llama_free(this.#context);
+  }
+}

@@ -1,0 +1,14 @@
+/** How a runner is started, for the adapter: small heaps, since weights, KV cache and buffers live outside of V8's. */
+
+/** Arguments of node for the runner's process: `spawn(node, [...RUNNER_NODE_ARGS, RUNNER_SCRIPT], { stdio: ['ignore', 'ignore', 'pipe', 'ipc'] })`. */
+export const RUNNER_NODE_ARGS: readonly string[] = [
+  '--max-old-space-size=128',
+  '--max-semi-space-size=2',
+  '--v8-pool-size=1',
+  '--no-warnings',
+];
+
+export const RUNNER_SCRIPT = new URL('./runner.ts', import.meta.url);
+
+/** The worker's heap, in MiB. A long prompt's tokens and a grammar's text are the largest things in it. */
+export const WORKER_LIMITS = { maxOldGenerationSizeMb: 128, maxYoungGenerationSizeMb: 4 } as const;
