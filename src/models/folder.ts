@@ -5,7 +5,7 @@
  *     models/.pulled/NAME.gguf.json  where it came from, its sha256, and its size and time then
  *     models/.partial/               downloads that are under way; safe to delete while no pull runs
  */
-import { mkdir, readFile, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { BerthError } from '../errors.ts';
 import { modelId } from '../core/ids.ts';
@@ -68,6 +68,20 @@ export async function readNote(modelsDir: string, file: string): Promise<PullNot
   } catch {
     return null;
   }
+}
+
+/** A file that was pulled from this very source, and is still what it was. */
+export async function findPulled(
+  modelsDir: string,
+  source: string,
+): Promise<{ readonly file: string; readonly note: PullNote } | null> {
+  const notes = await readdir(path.join(modelsDir, '.pulled')).catch(() => []);
+  for (const name of notes.filter((file) => file.endsWith('.gguf.json'))) {
+    const file = name.slice(0, -'.json'.length);
+    const note = await readNote(modelsDir, file);
+    if (note?.source === source) return { file, note };
+  }
+  return null;
 }
 
 export async function writeNote(

