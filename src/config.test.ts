@@ -115,7 +115,7 @@ test('a name means one model', () => {
     'berth.yaml:3 models.0.aliases.0: the name b is taken by the model b',
     'berth.yaml:5 models.2.id: the name a is taken by the model a',
     'berth.yaml:6 models.2.kv: expected at least the context (2), received 1',
-    expect.stringMatching(/^berth.yaml:8 models\.3\.id: expected a name of letters, digits/),
+    expect.stringMatching(/^berth.yaml:8 models\.3\.id: expected a name of letters, digits, dots/),
   ]);
 });
 

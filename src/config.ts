@@ -72,6 +72,7 @@ export interface BerthConfig {
     readonly adminHost: string;
     readonly adminPort: number;
     readonly apiKeys: readonly string[];
+    readonly adminKey: string | null;
     readonly allowedHosts: readonly string[];
     readonly origins: readonly string[];
   };
@@ -216,6 +217,7 @@ function assemble(values: OptionValues, entries: readonly ModelEntry[], around: 
       adminHost: need('http.adminHost'),
       adminPort: need('http.adminPort'),
       apiKeys: need('http.apiKeys'),
+      adminKey: values['http.adminKey'],
       allowedHosts: need('http.allowedHosts'),
       origins: need('http.origins'),
     },
@@ -253,7 +255,7 @@ export function defaultModel(
   source: string | null,
 ): ModelConfig {
   return {
-    id: modelId(id),
+    id: modelId(id.toLowerCase()),
     source,
     aliases: [],
     contextTokens: null,
@@ -265,6 +267,15 @@ export function defaultModel(
     slo: config.defaults.slo,
     engine: null,
   };
+}
+
+/** What the catalogue needs of the listed models: each with a file or a pull source. */
+export function catalogueEntries(config: BerthConfig): { id: string; source: string; aliases: readonly string[] }[] {
+  return config.models.map(({ id, source, aliases }) => ({
+    id,
+    aliases,
+    source: source ?? join(config.modelsDir, `${id}.gguf`),
+  }));
 }
 
 /**

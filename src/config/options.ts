@@ -155,7 +155,7 @@ export const OPTIONS = {
     default: '127.0.0.1',
     env: 'BERTH_ADMIN_HOST',
     flag: '--admin-host <address>',
-    about: 'Address of the admin API and of /metrics.',
+    about: 'Address of the admin API and of /metrics. Beyond loopback it needs `http.adminKey`.',
   }),
   'http.adminPort': option({
     kind: PORT,
@@ -171,6 +171,14 @@ export const OPTIONS = {
     env: 'BERTH_API_KEYS',
     fallbackEnv: ['LLAMA_API_KEY'],
     about: 'Keys that may use the API. None: everybody who reaches the port, which therefore must be loopback.',
+  }),
+  'http.adminKey': option({
+    secret: true,
+    kind: text('a key'),
+    default: null,
+    otherwise: 'none',
+    env: 'BERTH_ADMIN_KEY',
+    about: 'Key of the admin API. None: whoever reaches the admin port is the operator, so it must be loopback.',
   }),
   'http.allowedHosts': option({
     kind: texts('a list of host names'),

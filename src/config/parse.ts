@@ -55,14 +55,16 @@ const MODEL_FIELDS = Object.fromEntries(
   Object.entries(MODEL_OPTIONS).map(([name, option]) => [name, field(option as Option<unknown>)]),
 );
 
-/** A name as it may stand in a request, an address and a file name. */
-const MODEL_NAME = /^[\p{L}\p{N}][\p{L}\p{N}._:@+/-]{0,127}$/u;
+/** An id is a file's name too (as `checkName` of the models folder has it); an alias may be any name that clients ask for. */
+const MODEL_ID = /^[a-z0-9][a-z0-9._-]{0,127}$/i;
+const ALIAS = /^[\p{L}\p{N}][\p{L}\p{N}._:@+/-]{0,127}$/u;
 /** Stands for an id that is no text, of which the schema has complained. */
 const UNNAMED = '\0';
-const NAME_EXPECTED = 'a name of letters, digits and . _ - : / @ +, at most 128 characters';
+const ID_EXPECTED = 'a name of letters, digits, dots, dashes and underscores, at most 128 characters';
+const ALIAS_EXPECTED = 'a name of letters, digits and . _ - : / @ +, at most 128 characters';
 const name = z.unknown().transform((value, context): string => {
   if (typeof value === 'string') return value; // its letters: see checkNames, which mappings need too
-  context.addIssue({ code: 'custom', message: `expected ${NAME_EXPECTED}, received ${describe(value)}` });
+  context.addIssue({ code: 'custom', message: `expected ${ID_EXPECTED}, received ${describe(value)}` });
   return z.NEVER;
 });
 
@@ -181,19 +183,23 @@ function readable(raw: unknown): unknown {
 function checkNames(models: readonly ModelEntry[]): Problem[] {
   const problems: Problem[] = [];
   const owners = new Map<string, string>();
-  const claim = (text: string, owner: string, path: Path): void => {
-    const other = owners.get(text);
-    if (text === UNNAMED) return;
-    if (!MODEL_NAME.test(text))
-      problems.push({ path, message: `expected ${NAME_EXPECTED}, received ${describe(text)}` });
-    else if (other !== undefined) problems.push({ path, message: `the name ${text} is taken by the model ${other}` });
-    else owners.set(text, owner);
+  const claim = (written: string, owner: string, path: Path, form: RegExp, expected: string): void => {
+    if (written === UNNAMED) return;
+    if (!form.test(written))
+      return void problems.push({ path, message: `expected ${expected}, received ${describe(written)}` });
+    // Requests may write a name in any case.
+    const name = written.toLowerCase();
+    const other = owners.get(name);
+    if (other === undefined) owners.set(name, owner);
+    else problems.push({ path, message: `the name ${written} is taken by the model ${other}` });
   };
-  for (const model of models)
-    claim(model.id, model.id, typeof model.path[1] === 'number' ? [...model.path, 'id'] : model.path);
+  for (const { id, path } of models) {
+    claim(id, id, typeof path[1] === 'number' ? [...path, 'id'] : path, MODEL_ID, ID_EXPECTED);
+  }
   for (const model of models) {
-    for (const [i, alias] of (model.values.aliases ?? []).entries())
-      claim(alias, model.id, [...model.path, 'aliases', i]);
+    for (const [i, alias] of (model.values.aliases ?? []).entries()) {
+      claim(alias, model.id, [...model.path, 'aliases', i], ALIAS, ALIAS_EXPECTED);
+    }
     const { context, kv } = model.values;
     if (typeof context === 'number' && typeof kv === 'number' && kv < context) {
       problems.push({

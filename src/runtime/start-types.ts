@@ -1,4 +1,4 @@
-/** What `berth serve` hands to `startNode` (`runtime/start.ts`), and what it gets back. */
+/** What `berth serve` hands to `startNode` (`cli/start.ts`), and what it gets back. */
 import type { BerthConfig, ConfigFlags, EngineName, LogLevel } from '../config.ts';
 import type { NodeApi } from './api.ts';
 
@@ -13,6 +13,8 @@ export interface StartOptions {
   readonly port: number;
   readonly adminHost: string;
   readonly adminPort: number;
+  /** Listen beyond loopback without keys: the user insists (`--insecure-no-auth`). */
+  readonly allowUnauthenticated: boolean;
   /** Overrides the engine of models that name none; null: llamacpp. */
   readonly engine: EngineName | null;
   /** Where the journal of events is written; null: nowhere. */
