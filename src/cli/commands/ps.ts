@@ -1,0 +1,58 @@
+/** `berth ps`: what is on the device. The first columns are Ollama's. */
+import type { ModelsResponse, ModelView } from '../../gateway/admin-types.ts';
+import { adminClient } from '../client.ts';
+import type { NodeOptions } from '../client.ts';
+import type { Io } from '../io.ts';
+import { humanBytes, humanSpan, json, shortDigest, table, truncate } from '../output.ts';
+
+export interface PsOptions extends NodeOptions {
+  readonly all?: boolean;
+  readonly quiet?: boolean;
+  readonly trunc?: boolean;
+}
+
+const HEADERS = ['NAME', 'ID', 'SIZE', 'PROCESSOR', 'CONTEXT', 'UNTIL', 'STATE', 'TIER', 'RUN', 'WAIT'];
+const LONGEST_NAME = 40;
+
+export async function ps(io: Io, options: PsOptions): Promise<void> {
+  const { models } = (await adminClient(options, io.env).json('/api/admin/models')) as ModelsResponse;
+  const shown = options.all === true ? models : models.filter(isInPlay);
+  if (options.json === true) return io.out(json(shown));
+  if (options.quiet === true) return io.out(shown.map((model) => `${model.id}\n`).join(''));
+  const whole = options.trunc === false;
+  const rows = shown.map((model) => [
+    whole ? model.id : truncate(model.id, LONGEST_NAME),
+    whole ? (model.digest ?? '-') : shortDigest(model.digest),
+    model.tier === 'disk' ? '-' : humanBytes(model.chargedBytes),
+    processor(model),
+    String(model.contextTokens),
+    until(model),
+    model.state,
+    model.tier,
+    String(model.running),
+    String(model.waiting),
+  ]);
+  io.out(table({ headers: HEADERS, rows, styled: io.stdoutIsTty, right: ['RUN', 'WAIT'] }));
+}
+
+/** On the device, on the way, or wanted. */
+const isInPlay = (model: ModelView): boolean => model.state !== 'unloaded' || model.running > 0 || model.waiting > 0;
+
+/** Only CPU engines so far; a model that isn't computing memory is nowhere. */
+const processor = (model: ModelView): string => (model.tier === 'device' ? '100% CPU' : '-');
+
+export function until(model: Pick<ModelView, 'state' | 'pinned' | 'expiresInMicros' | 'failure'>): string {
+  switch (model.state) {
+    case 'loading':
+      return 'Loading...';
+    case 'parking':
+      return 'Stopping...';
+    case 'failed':
+      return `Failed: ${model.failure?.code ?? 'unknown'}`;
+    case 'unloaded':
+      return '-';
+    default:
+      if (model.pinned || model.expiresInMicros === null) return 'Forever';
+      return `${humanSpan(Math.max(0, model.expiresInMicros))} from now`;
+  }
+}
