@@ -7,13 +7,13 @@ import { createServer } from 'node:http';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 
-export interface HubRequest {
+interface HubRequest {
   readonly path: string;
   readonly range: string | null;
   readonly authorization: string | null;
 }
 
-export interface Fault {
+interface Fault {
   /** Cut the connection after so many bytes of the body. */
   readonly cutAfterBytes?: number;
   /** … but not before that: a client drops what it hasn't read when the connection breaks. */

@@ -60,7 +60,7 @@ export const TINY_METADATA: Readonly<Record<string, Value>> = {
 };
 
 /** Two F32 tensors: 96 + 32 bytes. */
-export const TINY_TENSORS: readonly TinyTensor[] = [
+const TINY_TENSORS: readonly TinyTensor[] = [
   { name: 'token_embd.weight', shape: [8, 3], bytes: 96 },
   { name: 'output_norm.weight', shape: [8], bytes: 32 },
 ];

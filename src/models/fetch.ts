@@ -20,7 +20,7 @@ export interface FetchLimits {
   readonly deadlineMillis: number;
 }
 
-export const FETCH_LIMITS: FetchLimits = {
+const FETCH_LIMITS: FetchLimits = {
   fruitlessAttempts: 5,
   attempts: 100,
   backoffMillis: 500,
@@ -234,7 +234,7 @@ export function allowedUrl(text: string, allowHttp: boolean): boolean {
   return url.protocol === 'https:' || (url.protocol === 'http:' && (allowHttp || isLoopback(url.hostname)));
 }
 
-export function isLoopback(host: string): boolean {
+function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '[::1]' || /^127(\.\d{1,3}){3}$/.test(host);
 }
 

@@ -20,10 +20,10 @@ const MAX_ARRAY_DEPTH = 4;
 const DEFAULT_ALIGNMENT = 32;
 
 /** An array that was walked over. */
-export interface SkippedArray {
+interface SkippedArray {
   readonly length: number;
 }
-export type HeaderValue = string | number | boolean | readonly number[] | SkippedArray;
+type HeaderValue = string | number | boolean | readonly number[] | SkippedArray;
 
 export interface TensorInfo {
   readonly name: string;

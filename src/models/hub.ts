@@ -62,7 +62,7 @@ function hasQuant(path: string, quant: string): boolean {
 }
 
 /** The one file that is meant. Throws `not_found` or `invalid_request`, and lists the choices. */
-export function chooseFile(paths: readonly string[], wanted: string | null, repo: string): string {
+function chooseFile(paths: readonly string[], wanted: string | null, repo: string): string {
   const models = paths.filter(isModelFile);
   const exact = models.find((path) => path === wanted) ?? models.filter((path) => path.split('/').pop() === wanted)[0];
   let fitting: readonly string[];

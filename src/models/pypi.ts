@@ -120,7 +120,7 @@ export function partsOf(name: string, metadata: string): readonly Requirement[] 
   const normal = (text: string): string => text.toLowerCase().replaceAll(/[-_.]+/g, '-');
   const parts = new Map<number, Requirement>();
   for (const line of metadata.split('\n')) {
-    const match = /^Requires-Dist:\s*([\w.-]+?-part(\d+))\s*\(?(?:==\s*([\w.!+-]+))?\)?\s*$/i.exec(line.trim());
+    const match = /^Requires-Dist:\s*([\w.-]+?[-_.]part(\d+))\s*\(?(?:==\s*([\w.!+-]+))?\)?\s*$/i.exec(line.trim());
     if (match?.[1] === undefined || normal(match[1]) !== `${normal(name)}-part${match[2]}`) continue;
     parts.set(Number(match[2]), { name: match[1], version: match[3] ?? null });
   }

@@ -61,7 +61,9 @@ async function listGguf(folder: string): Promise<readonly string[]> {
         .map(({ name }) => path.join(entry.name, name)),
     );
   }
-  return names.toSorted().slice(0, MAX_FILES);
+  // The folder's own first: of two files with one name it keeps the plain id.
+  const depth = (name: string): number => name.split(path.sep).length;
+  return names.toSorted((a, b) => depth(a) - depth(b) || (a < b ? -1 : 1)).slice(0, MAX_FILES);
 }
 
 export interface Inspection {
