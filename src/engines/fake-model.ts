@@ -57,6 +57,8 @@ export function createFakeModel(options: {
   let state: 'cold' | 'loaded' | 'asleep' = 'cold';
   let endedBy: ErrorCode = 'model_stopped';
   let slice: Slice | null = null;
+  /** Granted while another was under way: a caller's mistake, but each is reported. */
+  const queued: SliceGrant[] = [];
   let cancelStep: (() => void) | null = null;
   let abortWait: ((error: BerthError) => void) | null = null;
   let nextLoad: { failure: BerthError | null; extraMicros: Micros } = { failure: null, extraMicros: 0 };
@@ -106,6 +108,26 @@ export function createFakeModel(options: {
       computeMicros,
       pending: sequences.size,
     });
+    const next = queued.shift();
+    if (next !== undefined) startSlice(next);
+  };
+
+  const startSlice = (grant: SliceGrant): void => {
+    const now = timer.now();
+    slice = {
+      grant,
+      told: false,
+      grantedAt: now,
+      firstStepAt: null,
+      lastStepAt: now,
+      due: now,
+      steps: 0,
+      computeMicros: 0,
+      prefillTokens: 0,
+      decodeTokens: {},
+    };
+    // Not at once: no observer is called from within a verb.
+    timer.after(0, runStep);
   };
 
   /** Those that fit, in order: one that does not fit holds up the ones behind it, so that it is not starved. */
@@ -228,7 +250,7 @@ export function createFakeModel(options: {
   const stop = (): void => {
     failAll('model_stopped', 'The model was unloaded.');
     stopComputing();
-    endSlice('told');
+    for (let open = queued.length + 1; open > 0; open--) endSlice('told');
     endedBy = 'model_stopped';
   };
   const unload = async (): Promise<ReleaseReport> => {
@@ -251,25 +273,10 @@ export function createFakeModel(options: {
       return transitions.ensure('unload', unload);
     },
     slice(grant) {
-      if (slice !== null) {
-        stopComputing();
-        endSlice('told');
-      }
-      const now = timer.now();
-      slice = {
-        grant,
-        told: false,
-        grantedAt: now,
-        firstStepAt: null,
-        lastStepAt: now,
-        due: now,
-        steps: 0,
-        computeMicros: 0,
-        prefillTokens: 0,
-        decodeTokens: {},
-      };
-      // Not at once: no observer is called from within a verb.
-      timer.after(0, runStep);
+      // One at a time: the slice under way is told to end, and its step ends first.
+      if (slice === null) return startSlice(grant);
+      model.endSlice(slice.grant.sliceId);
+      queued.push(grant);
     },
     endSlice(sliceId) {
       if (slice?.grant.sliceId !== sliceId) return;
@@ -297,6 +304,7 @@ export function createFakeModel(options: {
       crashIn = null;
       endedBy = 'engine_died';
       stopComputing();
+      queued.length = 0;
       slice = null;
       failAll('engine_died', reason);
       // A death while loading is told by the load's promise.
