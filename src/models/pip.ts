@@ -152,7 +152,12 @@ function pipError(requirement: string, output: string): BerthError {
       output,
     );
   if (!offline && errors.some((line) => line.includes('No matching distribution'))) {
-    return new BerthError('not_found', `the package index has no wheel for ${requirement}`, { param: 'source' });
+    // pip says the same of a package that doesn't exist and, without retries, of an index that doesn't answer.
+    return new BerthError(
+      'not_found',
+      `pip finds no wheel for ${requirement}: check the name, the version, and pip's index`,
+      { param: 'source' },
+    );
   }
   const last = errors.at(-1)?.slice('ERROR:'.length).trim() ?? output.trim().split('\n').at(-1) ?? 'no reason given';
   return new BerthError(
