@@ -1,0 +1,28 @@
+/** GET /v1/models and /v1/models/{id}: OpenAI's fields, and the extras that llama-server and vLLM add. */
+import type { FastifyRequest } from 'fastify';
+import type { ModelView, NodeApi } from '../../runtime/api.ts';
+import { callerOf } from './respond.ts';
+
+export const modelObject = (view: ModelView) => ({
+  id: view.id,
+  object: 'model',
+  created: view.createdSeconds,
+  owned_by: 'berth',
+  aliases: view.aliases,
+  max_model_len: view.contextTokens,
+  meta: { n_ctx_train: view.details.trainedContextTokens, n_params: view.details.parameters, size: view.fileBytes },
+  architecture: {
+    input_modalities: ['text'],
+    output_modalities: view.capabilities.embeds ? ['text', 'embeddings'] : ['text'],
+  },
+  status: { value: view.state, ...(view.state === 'failed' ? { failed: true } : {}) },
+});
+
+export const listModels = (node: NodeApi) => (request: FastifyRequest) => ({
+  object: 'list',
+  data: node.models(callerOf(request).tenantId).map(modelObject),
+});
+
+/** The id may hold slashes and colons, percent-encoded or not. */
+export const getModel = (node: NodeApi) => (request: FastifyRequest) =>
+  modelObject(node.model((request.params as { '*': string })['*'], callerOf(request).tenantId));

@@ -1,0 +1,114 @@
+/** How a run becomes an HTTP answer, streamed or whole; the same for chat and text. */
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { BerthError } from '../../errors.ts';
+import type { NodeApi, StreamEvent, Submission } from '../../runtime/api.ts';
+import { headersOf, nodeRequestId } from '../http.ts';
+import type { HttpLimits } from '../options.ts';
+import { SseStream } from '../sse.ts';
+import { errorBody } from './errors.ts';
+import type { Caller } from './params.ts';
+import type { Totals } from './run.ts';
+import { Run } from './run.ts';
+import type { FinishedEvent, TokensEvent, ToolCallEvent } from './types.ts';
+
+export function callerOf(request: FastifyRequest): Caller {
+  if (request.principal === null) throw new BerthError('invalid_api_key', 'No API key was sent.');
+  return { tenantId: request.principal.tenantId, id: nodeRequestId(request), headers: request.headers };
+}
+
+/** Submits; from here on a client that leaves cancels, streaming or not, queued, loading or computing. */
+export function startRun(
+  node: NodeApi,
+  reply: FastifyReply,
+  all: readonly Submission[],
+  perPrompt: number,
+  limits: HttpLimits,
+): Run {
+  const [first, ...rest] = all;
+  if (first === undefined) throw new BerthError('invalid_request', 'The request asks for nothing.');
+  const run = new Run(node, [first, ...rest], perPrompt, limits.responseMillis);
+  const { raw } = reply;
+  raw.once('close', () => run.cancel());
+  if (raw.destroyed) run.cancel();
+  return run;
+}
+
+/** Builds the chunks of one answer, as JSON text. */
+export interface ChunkWriter {
+  tokens(choice: number, event: TokensEvent): string | null;
+  toolCall(choice: number, event: ToolCallEvent): string | null;
+  finished(choice: number, event: FinishedEvent): string | null;
+  /** After every choice has ended. */
+  last(totals: Totals): readonly string[];
+}
+
+const comment = (event: StreamEvent): string | null => {
+  switch (event.type) {
+    case 'queued':
+      return `queued ${event.position}`;
+    case 'loading':
+    case 'preempted':
+    case 'resumed':
+      return event.type;
+    default:
+      return null;
+  }
+};
+
+/** After this promise the reply is hijacked; the stream lives on by itself. */
+export async function stream(run: Run, reply: FastifyReply, limits: HttpLimits, writer: ChunkWriter): Promise<void> {
+  // What is refused in this very turn (a full queue) can still be told by a status.
+  await new Promise((resolve) => setImmediate(resolve));
+  if (run.failure !== null) {
+    run.cancel();
+    throw run.failure;
+  }
+  const headers = headersOf(reply);
+  reply.hijack();
+  if (reply.raw.destroyed) return;
+  const sse = new SseStream(reply.raw, {
+    headers,
+    keepAliveMillis: limits.keepAliveMillis,
+    unsentBytes: limits.unsentBytes,
+  });
+  const send = (json: string | null): void => {
+    if (json !== null) sse.data(json);
+  };
+  run.listen({
+    event(choice, event) {
+      if (event.type === 'tokens') send(writer.tokens(choice, event));
+      else if (event.type === 'toolCall') send(writer.toolCall(choice, event));
+      else if (event.type === 'finished') send(writer.finished(choice, event));
+      else {
+        const words = comment(event);
+        if (words !== null) sse.comment(words);
+      }
+    },
+    done(totals) {
+      for (const json of writer.last(totals)) sse.data(json);
+      sse.data('[DONE]');
+      sse.end();
+    },
+    failed(error) {
+      sse.data(JSON.stringify(errorBody(error)));
+      sse.end();
+    },
+  });
+}
+
+/**
+ * Waits for the whole answer, handing on each event. Never settles once the client left: there is nobody to answer, and the
+ * reply is collected with its socket.
+ */
+export function collect(run: Run, onEvent: (choice: number, event: StreamEvent) => void): Promise<Totals> {
+  return new Promise((resolve, reject) => {
+    run.listen({ event: onEvent, done: resolve, failed: reject });
+  });
+}
+
+/** What a whole answer tells in its headers: milliseconds in all, and of these the ones that the gateway took. */
+export function timeHeaders(request: FastifyRequest, reply: FastifyReply, totals: Totals): void {
+  const elapsed = performance.now() - request.startedMillis;
+  reply.header('openai-processing-ms', String(Math.round(elapsed)));
+  reply.header('x-berth-overhead-ms', Math.max(0, elapsed - totals.timings.totalMicros / 1_000).toFixed(3));
+}

@@ -1,0 +1,171 @@
+/**
+ * A client's request as one or more submissions (`n` choices, several prompts) with one fate: the first failure cancels the
+ * rest, the client's leaving cancels all, and a last deadline holds whatever the node does.
+ */
+import type { ModelId } from '../../core/ids.ts';
+import { asBerthError, BerthError } from '../../errors.ts';
+import type { NodeApi, RequestTimings, StreamEvent, Submission, SubmissionHandle } from '../../runtime/api.ts';
+import { fromFailed } from './errors.ts';
+import type { RequestUsage } from './types.ts';
+
+export interface RunListener {
+  event(choice: number, event: Exclude<StreamEvent, { type: 'failed' }>): void;
+  /** Every choice has ended. */
+  done(totals: Totals): void;
+  /** The first failure; nothing comes after it. */
+  failed(error: BerthError): void;
+}
+
+/** Usage and times of all choices together: prompts counted once each, outputs summed, the longest times. */
+export interface Totals {
+  readonly promptTokens: number;
+  readonly cachedTokens: number;
+  readonly outputTokens: number;
+  /** The device's time, prefill and decode. */
+  readonly deviceMicros: number;
+  readonly timings: RequestTimings;
+}
+
+interface Ended {
+  readonly usage: RequestUsage;
+  readonly timings: RequestTimings;
+}
+
+const sum = (list: readonly Ended[], pick: (usage: RequestUsage) => number): number =>
+  list.reduce((total, { usage }) => total + pick(usage), 0);
+
+export class Run {
+  readonly modelId: ModelId;
+  /** null until something failed. */
+  failure: BerthError | null = null;
+  readonly #handles: readonly SubmissionHandle[];
+  readonly #perPrompt: number;
+  readonly #ended: (Ended | undefined)[];
+  readonly #deadline: NodeJS.Timeout;
+  #early: [number, StreamEvent][] = [];
+  #listener: RunListener | null = null;
+  #left: number;
+  #over = false;
+
+  /**
+   * Submits all. Events wait until `listen` is called, so a listener never runs inside `submit`.
+   * @param perPrompt choices of the same prompt that follow each other.
+   * @throws BerthError whatever the node throws; then nothing stays submitted.
+   */
+  constructor(
+    node: NodeApi,
+    submissions: readonly [Submission, ...Submission[]],
+    perPrompt: number,
+    deadlineMillis: number,
+  ) {
+    this.#perPrompt = perPrompt;
+    this.#left = submissions.length;
+    this.#ended = submissions.map(() => undefined);
+    const handles: SubmissionHandle[] = [];
+    try {
+      submissions.forEach((submission, choice) => {
+        handles.push(node.submit(submission, (event) => this.#take(choice, event)));
+      });
+    } catch (error) {
+      this.#over = true;
+      for (const handle of handles) handle.cancel();
+      throw error;
+    }
+    this.#handles = handles;
+    this.modelId = (handles[0] as SubmissionHandle).modelId;
+    this.#deadline = setTimeout(() => {
+      this.#fail(new BerthError('queue_timeout', `The request did not end within ${deadlineMillis / 1_000} s.`));
+    }, deadlineMillis);
+    if (this.#over) clearTimeout(this.#deadline);
+  }
+
+  listen(listener: RunListener): void {
+    this.#listener = listener;
+    const early = this.#early;
+    this.#early = [];
+    for (const [choice, event] of early) this.#deliver(choice, event);
+    if (this.failure !== null && !this.#over) this.#fail(this.failure);
+  }
+
+  /** The client left. Nothing is delivered any more. Idempotent. */
+  cancel(): void {
+    if (this.#over) return;
+    this.#end();
+    for (const handle of this.#handles) handle.cancel();
+  }
+
+  #take(choice: number, event: StreamEvent): void {
+    if (this.#over) return;
+    if (this.#listener !== null) return this.#deliver(choice, event);
+    if (event.type === 'failed') this.failure ??= fromFailed(event);
+    this.#early.push([choice, event]);
+  }
+
+  #deliver(choice: number, event: StreamEvent): void {
+    if (this.#over) return;
+    if (event.type === 'failed') return this.#fail(fromFailed(event));
+    try {
+      this.#listener?.event(choice, event);
+    } catch (error) {
+      // Ours to answer for: the node that calls this sink must not see it.
+      return this.#fail(asBerthError(error));
+    }
+    if (event.type !== 'finished' && event.type !== 'embedded') return;
+    if (this.#ended[choice] !== undefined) return;
+    this.#ended[choice] = event;
+    this.#left -= 1;
+    if (this.#left > 0) return;
+    this.#end();
+    this.#listener?.done(this.#totals());
+  }
+
+  #fail(error: BerthError): void {
+    this.failure = error;
+    if (this.#over) return;
+    const listener = this.#listener;
+    this.cancel();
+    listener?.failed(error);
+  }
+
+  #end(): void {
+    this.#over = true;
+    clearTimeout(this.#deadline);
+  }
+
+  #totals(): Totals {
+    const ended = this.#ended.filter((one) => one !== undefined);
+    const firsts = ended.filter((_, index) => index % this.#perPrompt === 0);
+    const longest = (pick: (timings: RequestTimings) => number): number =>
+      Math.max(...ended.map(({ timings }) => pick(timings)));
+    return {
+      promptTokens: sum(firsts, (usage) => usage.promptTokens),
+      cachedTokens: sum(firsts, (usage) => usage.cachedTokens),
+      outputTokens: sum(ended, (usage) => usage.outputTokens),
+      deviceMicros: sum(ended, (usage) => usage.prefillMicros + usage.decodeMicros),
+      timings: {
+        queueMicros: longest((timings) => timings.queueMicros),
+        loadMicros: longest((timings) => timings.loadMicros),
+        ttftMicros: longest((timings) => timings.ttftMicros),
+        totalMicros: longest((timings) => timings.totalMicros),
+      },
+    };
+  }
+}
+
+const millis = (micros: number): number => Math.round(micros) / 1_000;
+
+/** `berth` of a response: where the time went, in milliseconds. */
+export const berthField = (totals: Totals) => ({
+  queue_ms: millis(totals.timings.queueMicros),
+  load_ms: millis(totals.timings.loadMicros),
+  ttft_ms: millis(totals.timings.ttftMicros),
+  device_ms: millis(totals.deviceMicros),
+  total_ms: millis(totals.timings.totalMicros),
+});
+
+export const usageField = (totals: Totals) => ({
+  prompt_tokens: totals.promptTokens,
+  completion_tokens: totals.outputTokens,
+  total_tokens: totals.promptTokens + totals.outputTokens,
+  prompt_tokens_details: { cached_tokens: totals.cachedTokens },
+});
