@@ -44,6 +44,7 @@ export const ERRORS = {
   request_cancelled: kind(499, 'request_cancelled', 8, false, 'The client left.'),
   node_stopping: kind(503, 'service_unavailable_error', 6, true, 'The node is shutting down: retry elsewhere or later.'),
   node_unreachable: kind(503, 'service_unavailable_error', 3, true, 'Start the node with `npm start` or `berth serve`, or name it with `--url`.'),
+  address_in_use: kind(409, 'invalid_request_error', 9, false, 'Stop the other program, or choose another port with `--port` and `--admin-port`.'),
   config_invalid: kind(400, 'invalid_request_error', 9, false, 'Correct the named line of berth.yaml.'),
   download_failed: kind(502, 'server_error', 10, true, 'Run the same `berth pull` again: it resumes.'),
   checksum_mismatch: kind(502, 'server_error', 10, false, 'The source’s file is not what it says; the broken copy was removed. Pull again.'),
