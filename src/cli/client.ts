@@ -33,10 +33,10 @@ const DEADLINE_MS = 10_000;
 /** A model may wait for others and then load: longer than the node's own deadlines for both. */
 export const PATIENT_MS = 15 * 60_000;
 
-export function publicUrl(options: NodeOptions, env: Environment): string {
+function publicUrl(options: NodeOptions, env: Environment): string {
   return options.url ?? env['BERTH_URL'] ?? `http://${hostOf(env['BERTH_HOST'])}:${env['BERTH_PORT'] ?? '8420'}`;
 }
-export function adminUrl(options: NodeOptions, env: Environment): string {
+function adminUrl(options: NodeOptions, env: Environment): string {
   if (options.adminUrl !== undefined) return options.adminUrl;
   return env['BERTH_ADMIN_URL'] ?? `http://${hostOf(env['BERTH_ADMIN_HOST'])}:${env['BERTH_ADMIN_PORT'] ?? '8421'}`;
 }

@@ -54,7 +54,7 @@ function report(error: BerthError, io: Io, wantsJson: boolean): void {
 }
 
 /** The flags of `berth serve` that stand for settings, by the name that commander gives their value. */
-export function settingFlags(): { readonly path: OptionPath; readonly option: Option }[] {
+function settingFlags(): { readonly path: OptionPath; readonly option: Option }[] {
   return (Object.entries(OPTIONS) as [OptionPath, { flag?: string; about: string; env?: string }][]).flatMap(
     ([path, spec]) =>
       spec.flag === undefined ? [] : [{ path, option: new Option(spec.flag, firstSentence(spec.about)) }],

