@@ -54,8 +54,6 @@ export interface BerthConfig {
     readonly queueRequests: number;
     readonly queueTimeoutMicros: Micros;
     readonly bodyBytes: Bytes;
-    /** null: the model's context. */
-    readonly promptTokens: number | null;
     readonly loadTimeoutMicros: Micros;
   };
   readonly residency: {
@@ -202,7 +200,6 @@ function assemble(values: OptionValues, entries: readonly ModelEntry[], around: 
       queueRequests: need('limits.queue'),
       queueTimeoutMicros: need('limits.queueTimeout'),
       bodyBytes: need('limits.bodyBytes'),
-      promptTokens: values['limits.promptTokens'],
       loadTimeoutMicros: need('limits.loadTimeout'),
     },
     residency: {

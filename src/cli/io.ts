@@ -20,6 +20,9 @@ export interface Io {
   exit(code: number): void;
 }
 
+/** Under npm one Ctrl-C arrives twice, from the terminal and from npm: signals so close together come from one key. */
+const SAME_KEY_MILLIS = 300;
+
 export function processIo(): Io {
   const { stdin, stdout, stderr } = process;
   // `berth ls | head`: whoever closes the pipe has read enough.
@@ -35,11 +38,17 @@ export function processIo(): Io {
     env: process.env,
     cwd: process.cwd(),
     onSignal: (handler) => {
-      process.on('SIGINT', handler);
-      process.on('SIGTERM', handler);
+      let lastAt = -Infinity;
+      const once = (): void => {
+        const now = performance.now();
+        if (now - lastAt >= SAME_KEY_MILLIS) handler();
+        lastAt = now;
+      };
+      process.on('SIGINT', once);
+      process.on('SIGTERM', once);
       return () => {
-        process.off('SIGINT', handler);
-        process.off('SIGTERM', handler);
+        process.off('SIGINT', once);
+        process.off('SIGTERM', once);
       };
     },
     exit: (code) => process.exit(code),

@@ -100,12 +100,6 @@ export const OPTIONS = {
     env: 'BERTH_BODY_BYTES',
     about: 'Largest HTTP body.',
   }),
-  'limits.promptTokens': option({
-    kind: TOKENS,
-    default: null,
-    otherwise: 'the model’s context',
-    about: 'Longest prompt accepted.',
-  }),
   'limits.loadTimeout': option({
     kind: duration('finite'),
     default: 5 * MINUTE,

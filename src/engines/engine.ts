@@ -198,7 +198,10 @@ export interface MemorySample {
 /** What an engine tells unasked. */
 export interface EngineObserver {
   sliceEnded(report: SliceReport): void;
-  /** The process is gone: all its requests have been failed with `engine_died` before this call. */
+  /**
+   * The process is gone: all its requests have been failed with `engine_died` before this call. A death within a verb under way
+   * is told by that verb's promise instead.
+   */
   died(reason: string): void;
   memory(sample: MemorySample): void;
 }
@@ -219,6 +222,8 @@ export interface EngineModel {
 export interface Engine {
   readonly name: string;
   readonly capabilities: EngineCapabilities;
+  /** What it holds besides its models (a started spare process): kept out of what is lent. */
+  readonly overheadBytes: Bytes;
   /** No I/O: the model is cold. */
   open(launch: ModelLaunch, observer: EngineObserver): EngineModel;
   /** null, or why this request can't be served (an unsupported schema, say), before it is queued. */

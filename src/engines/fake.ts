@@ -82,6 +82,8 @@ export function createFakeEngine(options: FakeOptions = {}): FakeEngine {
   };
   return {
     name: 'fake',
+    overheadBytes: 0,
+    overheadBytes: 0,
     capabilities: {
       preempts: 'token',
       sleeps: true,
