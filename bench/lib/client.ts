@@ -1,0 +1,147 @@
+/** A small client of the OpenAI API that measures: when each token came, counted from when the request was meant to start. */
+import { Agent, request as httpRequest } from 'node:http';
+import { createParser } from 'eventsource-parser';
+
+export interface Answer {
+  readonly model: string;
+  /** 0: the connection failed. */
+  readonly status: number;
+  readonly error: string | null;
+  readonly text: string;
+  /** Milliseconds from `intendedAt`. */
+  readonly ttftMillis: number;
+  readonly totalMillis: number;
+  /** When each chunk with text came, milliseconds from `intendedAt`. */
+  readonly chunkMillis: readonly number[];
+  readonly promptTokens: number;
+  readonly outputTokens: number;
+  readonly cachedTokens: number;
+}
+
+export interface Ask {
+  readonly url: string;
+  readonly model: string;
+  readonly prompt?: string;
+  readonly messages?: readonly { readonly role: string; readonly content: string }[];
+  readonly maxTokens: number;
+  readonly extra?: Readonly<Record<string, unknown>>;
+  /** `performance.now()` at which it was meant to start; now if absent. */
+  readonly intendedAt?: number;
+  readonly timeoutMillis?: number;
+}
+
+interface Chunk {
+  readonly choices?: readonly { readonly text?: string; readonly delta?: { readonly content?: string | null } }[];
+  readonly usage?: {
+    readonly prompt_tokens?: number;
+    readonly completion_tokens?: number;
+    readonly prompt_tokens_details?: { readonly cached_tokens?: number };
+  } | null;
+  readonly error?: { readonly message?: string };
+}
+
+const agent = new Agent({ keepAlive: true, maxSockets: 1024 });
+
+/** Streams one answer. Never rejects: what went wrong is in the answer. */
+export function ask({
+  url,
+  model,
+  prompt,
+  messages,
+  maxTokens,
+  extra = {},
+  intendedAt = performance.now(),
+  timeoutMillis = 300_000,
+}: Ask): Promise<Answer> {
+  const isChat = messages !== undefined;
+  const body = JSON.stringify({
+    model,
+    ...(isChat ? { messages } : { prompt }),
+    max_tokens: maxTokens,
+    stream: true,
+    stream_options: { include_usage: true },
+    temperature: 0,
+    ...extra,
+  });
+  return new Promise((resolve) => {
+    let text = '';
+    let usage: Chunk['usage'] = null;
+    let error: string | null = null;
+    let status = 0;
+    const chunkMillis: number[] = [];
+    const finish = (): void => {
+      const totalMillis = performance.now() - intendedAt;
+      resolve({
+        model,
+        status,
+        error,
+        text,
+        ttftMillis: chunkMillis[0] ?? totalMillis,
+        totalMillis,
+        chunkMillis,
+        promptTokens: usage?.prompt_tokens ?? 0,
+        outputTokens: usage?.completion_tokens ?? 0,
+        cachedTokens: usage?.prompt_tokens_details?.cached_tokens ?? 0,
+      });
+    };
+    const parser = createParser({
+      onEvent({ data }) {
+        if (data === '[DONE]') return;
+        const chunk = JSON.parse(data) as Chunk;
+        if (chunk.error !== undefined) error = chunk.error.message ?? 'error';
+        if (chunk.usage) usage = chunk.usage;
+        const [choice] = chunk.choices ?? [];
+        const piece = choice?.text ?? choice?.delta?.content ?? '';
+        if (piece === '') return;
+        text += piece;
+        chunkMillis.push(performance.now() - intendedAt);
+      },
+    });
+    const outgoing = httpRequest(
+      new URL(isChat ? '/v1/chat/completions' : '/v1/completions', url),
+      {
+        method: 'POST',
+        agent,
+        headers: { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) },
+      },
+      (incoming) => {
+        status = incoming.statusCode ?? 0;
+        incoming.setEncoding('utf8');
+        let plain = '';
+        incoming.on('data', (data: string) => {
+          if (status === 200) parser.feed(data);
+          else plain += data;
+        });
+        incoming.on('end', () => {
+          if (status !== 200) error = plain.slice(0, 300);
+          finish();
+        });
+        incoming.on('error', (failure) => {
+          error = failure.message;
+          finish();
+        });
+      },
+    );
+    outgoing.setTimeout(timeoutMillis, () => outgoing.destroy(new Error('timeout')));
+    outgoing.on('error', (failure) => {
+      if (error !== null || status !== 0) return;
+      error = failure.message;
+      finish();
+    });
+    outgoing.end(body);
+  });
+}
+
+/** Runs `tasks` with so many in flight; answers in the order of the tasks. */
+export async function inFlight<T>(most: number, tasks: readonly (() => Promise<T>)[]): Promise<T[]> {
+  const answers: T[] = [];
+  let next = 0;
+  const work = async (): Promise<void> => {
+    while (next < tasks.length) {
+      const index = next++;
+      answers[index] = await (tasks[index] as () => Promise<T>)();
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(most, tasks.length) }, work));
+  return answers;
+}

@@ -1,0 +1,70 @@
+/** What the processes below a server use, read from the system: the bench believes nobody's own numbers. */
+import { readFileSync, readdirSync } from 'node:fs';
+
+const readProc = (path: string): string => {
+  try {
+    return readFileSync(`/proc/${path}`, 'utf8');
+  } catch {
+    return '';
+  }
+};
+
+/** All processes below this one, itself not included. Linux only. */
+export function descendants(pid: number): number[] {
+  const parents = new Map<number, number>();
+  for (const entry of readdirSync('/proc')) {
+    if (!/^\d+$/.test(entry)) continue;
+    // The command's name may hold spaces and parentheses: the fields begin behind the last one.
+    const fields = readProc(`${entry}/stat`).split(') ').at(-1)?.split(' ') ?? [];
+    parents.set(Number(entry), Number(fields[1]));
+  }
+  const found: number[] = [];
+  const visit = (parent: number): void => {
+    for (const [child, its] of parents) {
+      if (its !== parent || found.includes(child)) continue;
+      found.push(child);
+      visit(child);
+    }
+  };
+  visit(pid);
+  return found;
+}
+
+const kilobytes = (text: string, field: string): number =>
+  Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(text)?.[1] ?? 0);
+
+/** Proportional set size: shared pages are counted once, divided among those that map them. Bytes. */
+export const pssBytes = (pid: number): number => kilobytes(readProc(`${pid}/smaps_rollup`), 'Pss') * 1024;
+
+/** User + system time so far, in milliseconds (the kernel counts hundredths of a second). */
+export function cpuMillis(pid: number): number {
+  const fields = readProc(`${pid}/stat`).split(') ').at(-1)?.split(' ') ?? [];
+  return (Number(fields[11] ?? 0) + Number(fields[12] ?? 0)) * 10;
+}
+
+export interface MemoryWatch {
+  readonly samples: number;
+  readonly peakBytes: number;
+  stop(): void;
+}
+
+/** Samples the memory of all processes below `pid` until stopped. */
+export function watchMemory(pid: number, everyMillis = 50): MemoryWatch {
+  let samples = 0;
+  let peakBytes = 0;
+  const sample = (): void => {
+    const bytes = descendants(pid).reduce((sum, child) => sum + pssBytes(child), 0);
+    samples++;
+    peakBytes = Math.max(peakBytes, bytes);
+  };
+  const timer = setInterval(sample, everyMillis);
+  return {
+    get samples() {
+      return samples;
+    },
+    get peakBytes() {
+      return peakBytes;
+    },
+    stop: () => clearInterval(timer),
+  };
+}
