@@ -21,6 +21,10 @@ interface Refusal {
 
 /** The pure question: null, or why not. */
 export function whyNot(state: State, model: Model): Refusal | null {
+  if (model.removed) {
+    const because = { rule: 'model-removed', waiting: model.waiting };
+    return { code: 'model_stopped', message: `${model.id} was removed`, retryAfterMicros: null, because };
+  }
   if (state.stopping) {
     return {
       code: 'node_stopping',
@@ -30,26 +34,13 @@ export function whyNot(state: State, model: Model): Refusal | null {
     };
   }
   const { failure } = model;
-  if (failure !== null && state.now < failure.retryAt) {
+  if (failure !== null && state.now < failure.retryAt && !failure.forgiven) {
     const retryAfterMicros = failure.retryAt - state.now;
     const because = { rule: 'load-back-off', failures: failure.count, retryAfterMicros };
     return { code: failure.code, message: failure.message, retryAfterMicros, because };
   }
-  const lendable = lendableBytes(state);
-  const needed = model.costs.loadedBytes;
-  if (needed > lendable) {
-    return {
-      code: 'model_too_large',
-      message: `${model.id} needs ${needed} bytes of device memory, and at most ${lendable} of the ${state.device.memoryBytes} can be lent to one model`,
-      retryAfterMicros: null,
-      because: {
-        rule: 'larger-than-budget',
-        neededBytes: needed,
-        lendableBytes: lendable,
-        overheadBytes: state.device.overheadBytes,
-      },
-    };
-  }
+  const tooLarge = whyTooLarge(state, model);
+  if (tooLarge !== null) return tooLarge;
   const retryAfterMicros = expectedWaitMicros(model);
   if (model.waiting >= state.limits.queuePerModel) {
     const because = { rule: 'queue-full', waiting: model.waiting, limit: state.limits.queuePerModel };
@@ -70,6 +61,24 @@ export function whyNot(state: State, model: Model): Refusal | null {
     };
   }
   return null;
+}
+
+/** null if the device could hold the model with everything else gone that may go. */
+export function whyTooLarge(state: State, model: Model): Refusal | null {
+  const lendable = lendableBytes(state, model.id);
+  const needed = model.costs.loadedBytes;
+  if (needed <= lendable) return null;
+  return {
+    code: 'model_too_large',
+    message: `${model.id} needs ${needed} bytes of device memory, and at most ${lendable} of the ${state.device.memoryBytes} can be lent to it`,
+    retryAfterMicros: null,
+    because: {
+      rule: 'larger-than-budget',
+      neededBytes: needed,
+      lendableBytes: lendable,
+      overheadBytes: state.device.overheadBytes,
+    },
+  };
 }
 
 /** When a place in the line should be free: one request's usual duration, shared by those computed at once. */
@@ -106,6 +115,7 @@ export function admit(state: State, event: EventOf<'requestArrived'>): void {
     phase: 'waiting',
     firstTokenAt: null,
     outputTokens: 0,
+    fruitless: 0,
     chargedTokens: 0,
   };
   state.requests.set(request.id, request);
@@ -132,7 +142,25 @@ function noteRefusal(state: State, at: Micros): void {
 /** The request has left the node, however it ended. */
 export function forget(state: State, request: Request): void {
   state.requests.delete(request.id);
-  leave(tenantOf(state, request.tenantId));
+  leave(state, tenantOf(state, request.tenantId));
+}
+
+/** A preempted request waits again, with a deadline of its own: it is not to blame for the time that it computed. */
+export function readmit(state: State, model: Model, request: Request): void {
+  request.fruitless++;
+  request.refuseAt = state.now + state.limits.queueTimeoutMicros;
+  noteRefusal(state, request.refuseAt);
+  enqueue(state, model, request);
+  state.residencyDirty = true;
+  reindex(state, model);
+  if (!model.removed) return;
+  const because = { rule: 'model-removed', waiting: model.waiting };
+  refuse(state, request, {
+    code: 'model_stopped',
+    message: `${model.id} was removed`,
+    retryAfterMicros: null,
+    because,
+  });
 }
 
 /** Counts service towards its tenant, and remembers how much, so that a wrong estimate is settled at the end. */
@@ -141,19 +169,25 @@ export function chargeRequest(state: State, request: Request, tokens: number): v
   charge(tenantOf(state, request.tenantId), tokens);
 }
 
+/** A waiting request is gone. What was to make room for it need not any more. */
+export function leaveLine(state: State, model: Model, request: Request): void {
+  dequeue(model, request);
+  forget(state, request);
+  if (model.phase !== 'resident') state.residencyDirty = true;
+  reindex(state, model);
+}
+
 /** Refuses one waiting request. */
 export function refuse(state: State, request: Request, refusal: Refusal): void {
   const model = mustGet(state.models, request.modelId);
-  dequeue(model, request);
-  forget(state, request);
-  reindex(state, model);
+  leaveLine(state, model, request);
   state.outcomes.refused++;
   const { because, ...rest } = refusal;
   act(state, { type: 'refuseRequest', requestId: request.id, modelId: model.id, ...rest }, because);
 }
 
 export function refuseAllWaiting(state: State, model: Model, refusal: Refusal): void {
-  for (const request of [...waitingOf(state, model)]) refuse(state, request, refusal);
+  for (const request of waitingOf(state, model)) refuse(state, request, refusal);
 }
 
 /** Requests that have waited too long are told so. Looks at them only when the first of them is due. */
@@ -163,7 +197,7 @@ export function refuseOverdue(state: State): void {
     state.nextRefusalAt = null;
     for (const id of [...state.wanted, ...state.startable]) {
       const model = mustGet(state.models, id);
-      for (const request of [...waitingOf(state, model)]) {
+      for (const request of waitingOf(state, model)) {
         if (state.now < request.refuseAt) noteRefusal(state, request.refuseAt);
         else refuseOverdueOne(state, model, request);
       }

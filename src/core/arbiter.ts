@@ -4,20 +4,21 @@
  * No clock, no I/O, no chance: the same events at the same times give the same actions, in the node and in the simulator.
  */
 import type { Action } from './actions.ts';
-import { admit, chargeRequest, forget, refuseAllWaiting, refuseOverdue } from './admission.ts';
+import { admit, chargeRequest, forget, leaveLine, readmit, refuseAllWaiting, refuseOverdue } from './admission.ts';
 import { startWaiting } from './batching.ts';
 import { learnLoad, learnLoadedBytes, learnRequest } from './costs.ts';
 import type { CoreEvent, EventOf, EventType } from './events.ts';
-import { OUTPUT_WEIGHT, tenantOf } from './fairness.ts';
+import { OUTPUT_WEIGHT } from './fairness.ts';
 import type { Micros, ModelId, RequestId } from './ids.ts';
 import { MILLI } from './ids.ts';
 import { hold, heldBy } from './memory.ts';
-import { dequeue, enqueue, reindex } from './queues.ts';
-import { afterFailure, configure } from './lifecycle.ts';
-import { decideResidency, lookAgainWhenIdle, unload } from './residency.ts';
+import { reindex } from './queues.ts';
+import { afterFailure, becomeCold, configure } from './lifecycle.ts';
+import { decideResidency, lookAgainWhenIdle } from './residency.ts';
 import { grantSlices } from './slices.ts';
 import type { Model, Request, State } from './state.ts';
 import { act, createState, mustGet } from './state.ts';
+import { unload } from './transitions.ts';
 
 export interface Input {
   readonly now: Micros;
@@ -75,20 +76,15 @@ const HANDLERS: Handlers = {
     const request = state.requests.get(requestId);
     if (request === undefined) return;
     const model = mustGet(state.models, request.modelId);
-    if (request.phase === 'waiting') dequeue(model, request);
-    else {
-      model.active.delete(requestId);
-      const because = {
-        rule: 'client-left',
-        ranMicros: state.now - request.arrivedAt,
-        outputTokens: request.outputTokens,
-      };
-      act(state, { type: 'cancelRequest', modelId: model.id, requestId }, because);
-      worked(state, model, request);
-    }
     state.outcomes.cancelled++;
-    forget(state, request);
-    reindex(state, model);
+    if (request.phase === 'waiting') return leaveLine(state, model, request);
+    const because = {
+      rule: 'client-left',
+      ranMicros: state.now - request.arrivedAt,
+      outputTokens: request.outputTokens,
+    };
+    act(state, { type: 'cancelRequest', modelId: model.id, requestId }, because);
+    leaveEngine(state, model, request);
   },
 
   firstTokenEmitted(state, { requestId }) {
@@ -100,15 +96,15 @@ const HANDLERS: Handlers = {
     const request = running(state, event.requestId);
     if (request === null) return;
     const model = mustGet(state.models, request.modelId);
-    model.active.delete(request.id);
-    if (!event.failed) learnRequest(model.costs, event);
-    // Settle: what it got in the end, less what was charged on the way.
-    const served = event.promptTokens - event.cachedTokens + OUTPUT_WEIGHT * event.outputTokens;
-    if (!event.failed) chargeRequest(state, request, served - request.chargedTokens);
     state.outcomes[event.failed ? 'failed' : 'finished']++;
-    forget(state, request);
-    worked(state, model, request);
-    reindex(state, model);
+    if (!event.failed) {
+      model.failure = null;
+      learnRequest(model.costs, event);
+      // Settle: what it got in the end, less what was charged on the way.
+      const served = event.promptTokens - event.cachedTokens + OUTPUT_WEIGHT * event.outputTokens;
+      chargeRequest(state, request, served - request.chargedTokens);
+    }
+    leaveEngine(state, model, request);
   },
 
   requestPreempted(state, { requestId }) {
@@ -116,9 +112,7 @@ const HANDLERS: Handlers = {
     if (request === null || request.phase !== 'preempting') return;
     const model = mustGet(state.models, request.modelId);
     model.active.delete(requestId);
-    enqueue(state, model, request, true);
-    state.residencyDirty = true;
-    reindex(state, model);
+    readmit(state, model, request);
   },
 
   modelLoaded(state, event) {
@@ -129,7 +123,8 @@ const HANDLERS: Handlers = {
     model.residentSince = state.now;
     model.lastUsedAt = state.now;
     model.loadAsked = false;
-    model.failure = null;
+    // A process that dies is forgiven only when it has served somebody, else it could die and be loaded again for ever.
+    if (model.failure?.code !== 'engine_died') model.failure = null;
     learnLoad(model.costs, event.from, event.micros);
     learnLoadedBytes(model.costs, event.bytes);
     hold(state, model.id, event.bytes);
@@ -140,7 +135,6 @@ const HANDLERS: Handlers = {
   modelLoadFailed(state, event) {
     const model = awaited(state, event);
     if (model === null) return;
-    model.loadAsked = model.spec.pinned && !model.removed;
     afterFailure(state, model, event.code, event.message);
   },
 
@@ -149,6 +143,7 @@ const HANDLERS: Handlers = {
     if (model === null) return;
     model.transition = null;
     model.phase = 'asleep';
+    model.slice = null;
     model.costs.asleepBytes = event.bytes;
     hold(state, model.id, event.bytes);
     state.residencyDirty = true;
@@ -158,21 +153,20 @@ const HANDLERS: Handlers = {
   modelUnloaded(state, event) {
     const model = awaited(state, event);
     if (model === null) return;
-    gone(state, model);
-    if (model.removed) state.models.delete(model.id);
+    becomeCold(state, model);
   },
 
   engineDied(state, { modelId }) {
     const model = state.models.get(modelId);
     if (model === undefined || model.phase === 'cold') return;
     afterFailure(state, model, 'engine_died', `the process of ${modelId} ended unexpectedly`);
-    if (model.removed) state.models.delete(model.id);
   },
 
   memoryMeasured(state, { modelId, bytes }) {
     const model = state.models.get(modelId);
     if (model === undefined || (model.phase !== 'resident' && model.phase !== 'asleep')) return;
-    if (model.phase === 'resident') learnLoadedBytes(model.costs, bytes);
+    const isCurrent = model.loadedRevision === model.spec.revision;
+    if (model.phase === 'resident' && isCurrent) learnLoadedBytes(model.costs, bytes);
     if (bytes > heldBy(state, modelId)) state.residencyDirty = true;
     hold(state, modelId, bytes);
   },
@@ -184,6 +178,7 @@ const HANDLERS: Handlers = {
       const request = state.requests.get(requestId as RequestId);
       if (request === undefined) continue;
       request.outputTokens += tokens;
+      if (tokens > 0) request.fruitless = 0;
       chargeRequest(state, request, tokens * OUTPUT_WEIGHT);
     }
     if (model.slice?.id !== event.sliceId) return;
@@ -196,7 +191,9 @@ const HANDLERS: Handlers = {
   loadRequested(state, { modelId, keepAliveMicros }) {
     const model = mustGet(state.models, modelId);
     if (keepAliveMicros !== null) model.keepAliveMicros = keepAliveMicros;
+    if (model.removed) return;
     model.lastUsedAt = state.now;
+    model.stopAsked = false;
     model.loadAsked = model.phase !== 'resident';
     state.residencyDirty = true;
     reindex(state, model);
@@ -207,8 +204,7 @@ const HANDLERS: Handlers = {
     model.loadAsked = false;
     state.residencyDirty = true;
     reindex(state, model);
-    if (model.phase === 'cold' || model.phase === 'unloading') return;
-    model.stopAsked = true;
+    model.stopAsked = model.phase !== 'cold';
     if (!force) return;
     const because = { rule: 'stopped', running: model.active.size, waiting: model.waiting };
     refuseAllWaiting(state, model, {
@@ -217,13 +213,15 @@ const HANDLERS: Handlers = {
       retryAfterMicros: null,
       because,
     });
-    unload(state, model, because);
+    if (model.phase !== 'cold' && model.phase !== 'unloading') unload(state, model, because);
   },
 
   nodeStopping(state) {
     state.stopping = true;
     for (const model of state.models.values()) {
       const because = { rule: 'node-stopping', waiting: model.waiting };
+      model.loadAsked = false;
+      reindex(state, model);
       refuseAllWaiting(state, model, {
         code: 'node_stopping',
         message: 'the node is shutting down',
@@ -242,23 +240,12 @@ function running(state: State, id: RequestId): Request | null {
   return request === undefined || request.phase === 'waiting' ? null : request;
 }
 
-/** The model has done some work for the request: it is used, and may now be idle. */
-function worked(state: State, model: Model, request: Request): void {
+/** The model has done its work for the request: it was used, and may now be idle. */
+function leaveEngine(state: State, model: Model, request: Request): void {
+  model.active.delete(request.id);
+  forget(state, request);
   model.lastUsedAt = state.now;
   if (request.keepAliveMicros !== null) model.keepAliveMicros = request.keepAliveMicros;
-  tenantOf(state, request.tenantId);
   if (model.active.size === 0) lookAgainWhenIdle(state, model);
-}
-
-/** The model's memory was seen free. */
-function gone(state: State, model: Model): void {
-  model.transition = null;
-  model.phase = 'cold';
-  model.loadedRevision = null;
-  model.stopAsked = false;
-  model.drainingSince = null;
-  model.slice = null;
-  hold(state, model.id, 0);
-  state.residencyDirty = true;
   reindex(state, model);
 }

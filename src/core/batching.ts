@@ -13,6 +13,7 @@ export function hasRoom(model: Model): boolean {
     model.phase === 'resident' &&
     model.drainingSince === null &&
     !model.stopAsked &&
+    model.loadedRevision === model.spec.revision &&
     model.active.size < model.spec.parallel
   );
 }

@@ -1,7 +1,8 @@
 /**
  * Which tenant is served next? The virtual token counter (VTC; Sheng et al., OSDI'24): each tenant's counter grows by the
  * service it receives, divided by its weight; the least counter is served next. A tenant that comes back after having had
- * nothing in the node is lifted to the least counter of those that have: idling earns no credit.
+ * nothing in the node is lifted to the least counter of those that have, or, in an empty node, to that of the last to leave:
+ * idling earns no credit.
  */
 import type { TenantId } from './ids.ts';
 import type { State, Tenant } from './state.ts';
@@ -26,13 +27,14 @@ export function enter(state: State, tenant: Tenant): void {
     for (const other of state.tenants.values()) {
       if (other.requests > 0 && (least === null || other.counter < least)) least = other.counter;
     }
-    if (least !== null && tenant.counter < least) tenant.counter = least;
+    tenant.counter = Math.max(tenant.counter, least ?? state.lastCounter);
   }
   tenant.requests++;
 }
 
-export function leave(tenant: Tenant): void {
+export function leave(state: State, tenant: Tenant): void {
   tenant.requests--;
+  if (tenant.requests === 0) state.lastCounter = tenant.counter;
 }
 
 /** Service received (or, negative, given back when an estimate was too high). */

@@ -5,6 +5,7 @@ import type { EventOf } from './events.ts';
 import { tenantOf } from './fairness.ts';
 import { MILLI, SECOND } from './ids.ts';
 import { hold } from './memory.ts';
+import { grantedLanes } from './slices.ts';
 import { reindex, waitingOf } from './queues.ts';
 import { createCosts } from './costs.ts';
 import type { Model, State } from './state.ts';
@@ -13,9 +14,11 @@ import { createModel } from './state.ts';
 /** The whole configuration at once: what is absent is unloaded and forgotten, what is changed is relaunched when it is idle. */
 export function configure(state: State, event: EventOf<'configured'>): void {
   state.device = event.device;
+  state.laneCeiling = Math.max(event.device.lanes, grantedLanes(state));
   state.limits = event.limits;
   state.residency = event.residency;
   state.residencyDirty = true;
+  for (const tenant of state.tenants.values()) tenant.weight = 1;
   for (const { tenantId, weight } of event.tenants) tenantOf(state, tenantId).weight = weight;
   const named = new Set<string>();
   for (const spec of event.models) {
@@ -56,11 +59,9 @@ const LONGEST_BACK_OFF_MICROS = 60 * SECOND;
 /** A process that died while others wait is started again for them; after so many deaths in a row they are told. */
 const DEATHS_FORGIVEN = 2;
 
-/** A load failed or the process died: the model is cold, its bytes are free, and the next try waits a little longer each time. */
-export function afterFailure(state: State, model: Model, code: RefusalCode, message: string): void {
-  const count = (model.failure?.count ?? 0) + 1;
-  const backOffMicros = Math.min(LONGEST_BACK_OFF_MICROS, FIRST_BACK_OFF_MICROS * 2 ** Math.min(count - 1, 10));
-  model.failure = { code, message, count, retryAt: state.now + backOffMicros };
+/** The model holds nothing any more, and nothing is under way. One that is pinned comes back. */
+export function becomeCold(state: State, model: Model): void {
+  model.loadAsked ||= model.spec.pinned && !model.stopAsked && !model.removed && !state.stopping;
   model.transition = null;
   model.phase = 'cold';
   model.loadedRevision = null;
@@ -70,8 +71,19 @@ export function afterFailure(state: State, model: Model, code: RefusalCode, mess
   hold(state, model.id, 0);
   state.residencyDirty = true;
   reindex(state, model);
-  if (code === 'engine_died' && count <= DEATHS_FORGIVEN) return;
-  for (const request of [...waitingOf(state, model)]) {
+  if (model.removed) state.models.delete(model.id);
+}
+
+/** A load failed or the process died: the model is cold, its bytes are free, and the next try waits a little longer each time. */
+export function afterFailure(state: State, model: Model, code: RefusalCode, message: string): void {
+  const count = (model.failure?.count ?? 0) + 1;
+  const backOffMicros = Math.min(LONGEST_BACK_OFF_MICROS, FIRST_BACK_OFF_MICROS * 2 ** Math.min(count - 1, 10));
+  const forgiven = code === 'engine_died' && count <= DEATHS_FORGIVEN;
+  model.failure = { code, message, count, retryAt: state.now + backOffMicros, forgiven };
+  model.loadAsked = false;
+  becomeCold(state, model);
+  if (forgiven) return;
+  for (const request of waitingOf(state, model)) {
     refuse(state, request, {
       code,
       message,

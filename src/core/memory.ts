@@ -4,14 +4,19 @@
  */
 import type { Bytes, ModelId } from './ids.ts';
 import type { State } from './state.ts';
+import { mustGet } from './state.ts';
 
 export const freeBytes = (state: State): Bytes =>
   state.device.memoryBytes - state.device.overheadBytes - state.heldBytes;
 
-/** The most that one model could ever have: the budget less what is never lent. */
-export const lendableBytes = (state: State): Bytes => state.device.memoryBytes - state.device.overheadBytes;
-
 export const heldBy = (state: State, modelId: ModelId): Bytes => state.held.get(modelId) ?? 0;
+
+/** The most that this model could ever have: the budget less what is never lent and what other models hold for good. */
+export function lendableBytes(state: State, modelId: ModelId): Bytes {
+  let bytes = state.device.memoryBytes - state.device.overheadBytes;
+  for (const id of state.pinned) if (id !== modelId) bytes -= heldBy(state, id);
+  return bytes;
+}
 
 /** Sets what the model holds: a reservation before a load, a measurement after it, 0 when its memory was seen free. */
 export function hold(state: State, modelId: ModelId, bytes: Bytes): void {
@@ -19,4 +24,15 @@ export function hold(state: State, modelId: ModelId, bytes: Bytes): void {
   state.heldBytes += bytes - before;
   if (bytes === 0) state.held.delete(modelId);
   else state.held.set(modelId, bytes);
+}
+
+/** What evictions under way will set free. */
+export function bytesOnTheirWayOut(state: State): Bytes {
+  let bytes = 0;
+  for (const id of state.present) {
+    const model = mustGet(state.models, id);
+    if (model.phase === 'unloading') bytes += heldBy(state, id);
+    if (model.phase === 'parking') bytes += heldBy(state, id) - model.costs.asleepBytes;
+  }
+  return bytes;
 }

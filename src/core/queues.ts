@@ -11,6 +11,7 @@ export function reindex(state: State, model: Model): void {
     else set.delete(model.id);
   };
   put(state.present, model.phase !== 'cold');
+  put(state.pinned, model.spec.pinned && !model.removed);
   put(state.busy, model.phase === 'resident' && model.active.size > 0);
   put(state.sliced, model.slice !== null);
   put(state.loading, model.phase === 'loading');
@@ -18,15 +19,14 @@ export function reindex(state: State, model: Model): void {
   put(state.startable, model.phase === 'resident' && model.waiting > 0);
 }
 
-/** At the end of its tenant's line, batch behind interactive; a preempted one goes to the front of its class. */
-export function enqueue(state: State, model: Model, request: Request, front = false): void {
+/** Into its tenant's line: batch behind interactive, else by arrival, so that a preempted one is started again first. */
+export function enqueue(state: State, model: Model, request: Request): void {
   const line = model.queues.get(request.tenantId) ?? [];
   model.queues.set(request.tenantId, line);
   let at = line.length;
   const isAhead = (other: RequestId): boolean => {
-    const priority = mustGet(state.requests, other).priority;
-    if (priority === request.priority) return !front;
-    return priority === 'interactive';
+    const { priority, arrivedAt } = mustGet(state.requests, other);
+    return priority === request.priority ? arrivedAt <= request.arrivedAt : priority === 'interactive';
   };
   while (at > 0 && !isAhead(line[at - 1] as RequestId)) at--;
   line.splice(at, 0, request.id);
@@ -59,9 +59,9 @@ export function nextWaiting(state: State, model: Model): Request | null {
   return eligible.find(({ tenantId }) => tenantId === tenant)?.head ?? null;
 }
 
-/** Every waiting request of the model, in no particular order. */
-export function* waitingOf(state: State, model: Model): Generator<Request> {
-  for (const line of model.queues.values()) for (const id of line) yield mustGet(state.requests, id);
+/** Every waiting request of the model, in no particular order; a list of its own, so that they may leave while it is walked. */
+export function waitingOf(state: State, model: Model): Request[] {
+  return [...model.queues.values()].flatMap((line) => line.map((id) => mustGet(state.requests, id)));
 }
 
 /** How many wait before this one, in the node's view: its model's line. */

@@ -20,6 +20,13 @@ export function computeLanes(state: State): number {
   return Math.max(1, state.device.lanes - state.loading.size);
 }
 
+/** Lanes of slices that have not been seen to end. */
+export function grantedLanes(state: State): number {
+  let lanes = 0;
+  for (const id of state.sliced) lanes += mustGet(state.models, id).slice?.lanes ?? 0;
+  return lanes;
+}
+
 /** No longer than the tightest inter-token goal of those who wait for their turn allows: all of them must come round in time. */
 export function quantumMicros(state: State, contenders: readonly Model[], lanes: number): Micros {
   let tightest = QUANTUM_MICROS;
@@ -44,19 +51,15 @@ export function grantSlices(state: State): void {
   const waiting = busy
     .filter((model) => model.slice === null)
     .toSorted((a, b) => a.lastSliceEndedAt - b.lastSliceEndedAt);
-  let free = lanes;
-  for (const id of state.sliced) free -= mustGet(state.models, id).slice?.lanes ?? 0;
+  let free = lanes - grantedLanes(state);
   if (waiting.length > 0 || free < 0) takeBack(state, share, busy.length > lanes, free < 0);
+  const micros = waiting.length > 0 && busy.length > lanes ? quantumMicros(state, busy, lanes) : null;
   for (const model of waiting) {
-    if (free < share) break;
-    const micros = busy.length > lanes ? quantumMicros(state, busy, lanes) : null;
-    grant(state, model, share, micros, {
-      rule: taking ? 'turns-of-one-lane' : 'lanes-split',
-      busy: busy.length,
-      lanes,
-      quantumMicros: micros ?? -1,
-    });
-    free -= share;
+    const granted = Math.min(share, free);
+    if (granted < 1) break;
+    const rule = taking ? 'turns-of-one-lane' : 'lanes-split';
+    grant(state, model, granted, micros, { rule, busy: busy.length, lanes, share, quantumMicros: micros ?? -1 });
+    free -= granted;
   }
   if (free > 0 && waiting.length === 0) widen(state, busy, free);
 }
@@ -79,11 +82,13 @@ function takeBack(state: State, share: number, needsTurns: boolean, overcommitte
 
 /** Lanes that nobody waits for go to the models that compute: a new slice replaces the open one. */
 function widen(state: State, busy: readonly Model[], free: number): void {
-  for (const model of busy) {
+  let spare = free;
+  for (const [index, model] of busy.entries()) {
     const { slice } = model;
-    const more = Math.floor(free / busy.length);
+    const more = Math.ceil(spare / (busy.length - index));
     if (slice === null || slice.ending || more === 0) continue;
-    grant(state, model, slice.lanes + more, null, { rule: 'lanes-spare', spare: free, busy: busy.length });
+    grant(state, model, slice.lanes + more, null, { rule: 'lanes-spare', spare, busy: busy.length });
+    spare -= more;
   }
 }
 

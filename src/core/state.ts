@@ -26,6 +26,8 @@ export interface Failure {
   readonly message: string;
   readonly count: number;
   readonly retryAt: Micros;
+  /** Those who wait are not told yet: the model is tried again for them. */
+  readonly forgiven: boolean;
 }
 
 export interface Model {
@@ -48,6 +50,8 @@ export interface Model {
   /** A slice came back without a step though requests run: no new one before this time, so that no loop can spin on it. */
   quietUntil: Micros;
   residentSince: Micros;
+  /** When it was last taken off the device: those who waited meanwhile come before it, however old its own line is. */
+  leftAt: Micros;
   lastUsedAt: Micros;
   lastArrivedAt: Micros | null;
   /** Learned mean time between arrivals, null until there were two. */
@@ -70,7 +74,8 @@ export interface Request {
   readonly arrivedAt: Micros;
   /** When its first token is due; orders work, refuses nothing. */
   readonly dueAt: Micros;
-  readonly refuseAt: Micros;
+  /** Waits longest until then; set anew when it is preempted. */
+  refuseAt: Micros;
   readonly interTokenGoalMicros: Micros;
   readonly promptTokens: number;
   readonly maxTokens: number;
@@ -78,6 +83,8 @@ export interface Request {
   phase: 'waiting' | 'running' | 'preempting';
   firstTokenAt: Micros | null;
   outputTokens: number;
+  /** How often in a row it was taken off the device without having got a token there. */
+  fruitless: number;
   /** Charged to its tenant so far; settled when it finishes. */
   chargedTokens: number;
 }
@@ -101,11 +108,16 @@ export interface State {
   readonly models: Map<ModelId, Model>;
   readonly requests: Map<RequestId, Request>;
   readonly tenants: Map<TenantId, Tenant>;
+  /** The counter of the tenant that was last to leave the node: where the next one starts if it is empty. */
+  lastCounter: number;
   /** Bytes held by each model that holds any. */
   readonly held: Map<ModelId, Bytes>;
   heldBytes: Bytes;
+  /** Most lanes that may be granted now: the device's, or more for a moment after it was configured to fewer. */
+  laneCeiling: number;
   /** Indices, so that an event costs the same with ten models as with ten thousand. */
   readonly present: Set<ModelId>;
+  readonly pinned: Set<ModelId>;
   readonly wanted: Set<ModelId>;
   readonly busy: Set<ModelId>;
   readonly sliced: Set<ModelId>;
@@ -142,9 +154,12 @@ export function createState(): State {
     models: new Map(),
     requests: new Map(),
     tenants: new Map(),
+    lastCounter: 0,
     held: new Map(),
     heldBytes: 0,
+    laneCeiling: 1,
     present: new Set(),
+    pinned: new Set(),
     wanted: new Set(),
     busy: new Set(),
     sliced: new Set(),
@@ -174,6 +189,7 @@ export function createModel(spec: ModelSpec): Model {
     lastSliceEndedAt: 0,
     quietUntil: 0,
     residentSince: 0,
+    leftAt: 0,
     lastUsedAt: 0,
     lastArrivedAt: null,
     gapMicros: null,
@@ -191,13 +207,18 @@ type ActionBody = Action extends infer A ? (A extends Action ? Omit<A, 'id' | 'b
 /** Decides: the action joins this call's list, with the next id. */
 export function act(state: State, body: ActionBody, because: Because): ActionId {
   const id = state.nextId++;
-  state.actions.push({ ...body, id, because } as Action);
+  state.actions.push({ ...body, id, because });
   return id;
 }
 
 /** Time alone will change something at `at`: ask to be woken then. */
 export function wakeBy(state: State, at: Micros): void {
   if (state.wakeAt === null || at < state.wakeAt) state.wakeAt = at;
+}
+
+/** Residency must look again at `at`, even if nothing happens. */
+export function lookAgainAt(state: State, at: Micros): void {
+  if (state.residencyWakeAt === null || at < state.residencyWakeAt) state.residencyWakeAt = at;
 }
 
 export function mustGet<K, V>(map: ReadonlyMap<K, V>, key: K): V {

@@ -1,0 +1,121 @@
+/** Watches the conduct of the arbiter from outside: what it may not do although its books balance. */
+import type { Action } from '../../src/core/actions.ts';
+import type { ModelId } from '../../src/core/ids.ts';
+import { freeBytes } from '../../src/core/memory.ts';
+import { computeLanes, grantedLanes } from '../../src/core/slices.ts';
+import type { Model } from '../../src/core/state.ts';
+import type { World } from './world.ts';
+
+/** Rules for which a model may be taken off the device whoever waits for it: somebody said so. */
+const BY_ORDER = new Set(['stopped', 'removed', 'relaunched']);
+
+export class Referee {
+  readonly #world: World;
+  readonly #isExact: boolean;
+  /** Loaded for waiting requests, and none of them started yet. */
+  readonly #unused = new Set<ModelId>();
+
+  constructor(world: World, isExact: boolean) {
+    this.#world = world;
+    this.#isExact = isExact;
+  }
+
+  /** After `handle`, before its actions are performed. */
+  watch(actions: readonly Action[]): void {
+    for (const action of actions) {
+      switch (action.type) {
+        case 'ensureLoaded':
+          this.#load(action.modelId);
+          break;
+        case 'ensureAsleep':
+        case 'ensureUnloaded':
+          this.#evict(action.modelId, action.because.rule);
+          break;
+        case 'startRequest':
+          this.#unused.delete(action.modelId);
+          break;
+        default:
+      }
+    }
+    // Loaded for requests that have left meanwhile: it is as free to go as any other.
+    for (const id of this.#unused) if ((this.#world.state.models.get(id)?.waiting ?? 0) === 0) this.#unused.delete(id);
+    this.#conserveWork();
+  }
+
+  /** After the actions were performed. */
+  weigh(): void {
+    const { device, config } = this.#world;
+    const lendable = config.device.memoryBytes - config.device.overheadBytes;
+    if (this.#isExact && device.bytes > lendable)
+      this.#cry('the device is over its budget', { bytes: device.bytes, lendable });
+  }
+
+  #load(id: ModelId): void {
+    const { state } = this.#world;
+    const free = freeBytes(state);
+    if (free < 0) this.#cry('a load is begun without room', { model: id, free });
+    if (this.#model(id).waiting > 0) this.#unused.add(id);
+  }
+
+  #evict(id: ModelId, rule: string): void {
+    const model = this.#model(id);
+    if (BY_ORDER.has(rule)) {
+      this.#unused.delete(id);
+      return;
+    }
+    if (model.spec.pinned) this.#cry('a pinned model is evicted', { model: id, rule });
+    if (this.#unused.delete(id) && model.waiting > 0) {
+      this.#cry('a model is evicted before its first use', { model: id, rule, waiting: model.waiting });
+    }
+  }
+
+  #conserveWork(): void {
+    const { state } = this.#world;
+    const free = computeLanes(state) - grantedLanes(state);
+    let isEnding = false;
+    for (const id of state.sliced) isEnding ||= this.#model(id).slice?.ending === true;
+    for (const id of state.busy) {
+      const model = this.#model(id);
+      const isIdle = model.slice === null && model.quietUntil <= state.now;
+      if (isIdle && free > 0 && !isEnding) this.#cry('a lane is idle and a model has work', { model: id, free });
+      if (isIdle && state.sliced.size === 0) this.#cry('a model has work and none computes', { model: id, free });
+    }
+    for (const id of state.startable) {
+      const model = this.#model(id);
+      const isLeaving = model.drainingSince !== null || model.stopAsked || model.loadedRevision !== model.spec.revision;
+      if (!isLeaving && model.active.size < model.spec.parallel) {
+        this.#cry('a request waits beside a free place', {
+          model: id,
+          active: model.active.size,
+          waiting: model.waiting,
+        });
+      }
+    }
+    this.#conserveRoom();
+  }
+
+  /** With nothing on its way and nobody ahead, a model that fits is being loaded. */
+  #conserveRoom(): void {
+    const { state } = this.#world;
+    if (state.loading.size > 0 || state.wanted.size !== 1) return;
+    for (const id of state.wanted) {
+      const model = this.#model(id);
+      const isBackingOff = model.failure !== null && state.now < model.failure.retryAt;
+      const need = model.costs.loadedBytes - (state.held.get(id) ?? 0);
+      if ((model.phase === 'cold' || model.phase === 'asleep') && !isBackingOff && need <= freeBytes(state)) {
+        this.#cry('there is room for a model that somebody waits for', { model: id, need, free: freeBytes(state) });
+      }
+    }
+  }
+
+  #model(id: ModelId): Model {
+    const model = this.#world.state.models.get(id);
+    if (model === undefined) throw new Error(`referee: an unknown model ${id}`);
+    return model;
+  }
+
+  #cry(what: string, terms: Readonly<Record<string, string | number>>): never {
+    const printed = Object.entries(terms).map(([name, value]) => `${name} ${value}`);
+    throw new Error(`foul: ${what} (${printed.join(', ')}, at ${this.#world.timeline.now})`);
+  }
+}
