@@ -307,13 +307,12 @@ export function createFakeModel(options: {
       queued.length = 0;
       slice = null;
       failAll('engine_died', reason);
-      // A death while loading is told by the load's promise.
-      const wasCold = state === 'cold';
+      // A death within a verb is told by its promise.
+      const told = state === 'cold' || abortWait !== null;
       state = 'cold';
       abortWait?.(new BerthError('engine_died', reason));
-      if (wasCold) return;
-      observer.died(reason);
       tellMemory();
+      if (!told) observer.died(reason);
     },
     crashAfterSteps(steps, reason) {
       crashIn = { steps, reason };

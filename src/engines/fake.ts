@@ -83,7 +83,6 @@ export function createFakeEngine(options: FakeOptions = {}): FakeEngine {
   return {
     name: 'fake',
     overheadBytes: 0,
-    overheadBytes: 0,
     capabilities: {
       preempts: 'token',
       sleeps: true,

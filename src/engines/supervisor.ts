@@ -69,7 +69,7 @@ export interface Child {
   memory(): ProcessMemory | null;
   /** Limits its memory (0: no limit); says by what. `watchdog`: by looking, twice a second. */
   limitMemory(bytes: Bytes): 'v2' | 'v1' | 'watchdog' | 'none';
-  /** Idempotent: later calls share the first one's result. `polite`: what to send first, if anything. */
+  /** Idempotent: later calls share the first one's result, or try again where it failed. `polite`: what to send first. */
   stop(polite?: object): Promise<StopReport>;
 }
 
@@ -210,7 +210,10 @@ function startChild(options: ChildOptions, context: Context): Child {
       return 'watchdog';
     },
     stop(polite) {
-      stopping ??= stopChild(child, process_, polite, { ...context, group });
+      stopping ??= stopChild(child, process_, polite, { ...context, group }).then((report) => {
+        if (!report.seenFree) stopping = null;
+        return report;
+      });
       return stopping;
     },
   };
