@@ -163,9 +163,10 @@ export function fromZod(error: z.ZodError, body: unknown): BerthError {
 
 /**
  * Checks `body` against `schema`.
- * @throws BerthError invalid_request or unsupported_parameter, `param` naming the field.
+ * @throws BerthError invalid_json without a body; invalid_request or unsupported_parameter, `param` naming the field.
  */
 export function parse<Schema extends z.ZodType>(schema: Schema, body: unknown): z.output<Schema> {
+  if (body === undefined) throw new BerthError('invalid_json', 'The body is empty.');
   const result = schema.safeParse(body);
   if (result.success) return result.data;
   throw fromZod(result.error, body);
