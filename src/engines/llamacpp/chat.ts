@@ -24,7 +24,7 @@ const ROLE_NAMES = { system: 'System', user: 'User', assistant: 'Assistant', too
  * For a model without a template (a base model): one `Role: content` paragraph a message, and an open `Assistant:`. A base
  * model goes on to write the user's next turn too, so that turn's beginning is a stop string.
  */
-export function plainPrompt(messages: readonly ChatMessage[]): RenderedPrompt {
+function plainPrompt(messages: readonly ChatMessage[]): RenderedPrompt {
   const turns = messages.map((message) => `${ROLE_NAMES[message.role]}: ${message.content.trim()}`);
   return {
     text: [...turns, 'Assistant:'].join('\n\n'),

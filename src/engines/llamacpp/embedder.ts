@@ -37,7 +37,7 @@ const nowMicros = (): number => Math.round(performance.now() * 1000);
 const powerOfTwoFrom = (least: number): number => 2 ** Math.ceil(Math.log2(Math.max(least, 1)));
 
 /** Scales to length 1, in place; a zero vector stays one. */
-export function normalise(vector: Float32Array): Float32Array {
+function normalise(vector: Float32Array): Float32Array {
   let sum = 0;
   for (const value of vector) sum += value * value;
   const scale = sum > 0 ? 1 / Math.sqrt(sum) : 0;

@@ -4,7 +4,7 @@ import { asBerthError, BerthError } from '../../errors.ts';
 import type { ModelLaunch, RequestUsage, TokenLogprob } from '../engine.ts';
 import type { Pointer } from './binding.ts';
 import type { GenerateJob, JobEvent } from './commands.ts';
-import { makeContext, type Model, pieceOf, tokenize } from './model.ts';
+import { checkCacheFits, makeContext, type Model, pieceOf, tokenize } from './model.ts';
 import { LogitRows, REPEAT_WINDOW, SamplerFactory, type TokenChoice, type TokenSampler } from './sampling.ts';
 import { isDecoding, type PlannedTokens, type Sequence, SequenceTable, tokenAt, totalTokens } from './sequences.ts';
 import { StepBatch } from './step-batch.ts';
@@ -57,9 +57,11 @@ export class Generator {
     this.#emit = emit;
     const seats = Math.min(Math.max(launch.parallel, 1), SEATS_LIMIT);
     const stepTokens = Math.max(launch.batchTokens, seats);
+    const cells = Math.max(launch.kvTokens, launch.contextTokens);
     const { llama } = model;
+    checkCacheFits(model, cells);
     this.#context = makeContext(model, {
-      n_ctx: Math.max(launch.kvTokens, launch.contextTokens),
+      n_ctx: cells,
       n_batch: stepTokens,
       n_ubatch: stepTokens,
       n_seq_max: seats,
@@ -72,7 +74,6 @@ export class Generator {
     this.#rows = new LogitRows(model, this.#context, seats);
     this.#samplers = new SamplerFactory(model);
     this.#batch = new StepBatch(stepTokens, seats);
-    const cells = Math.max(launch.kvTokens, launch.contextTokens);
     this.#table = new SequenceTable({ cells, seats, stepTokens }, (seat) => {
       if (this.#memory !== null) llama.llama_memory_seq_rm(this.#memory, seat, -1, -1);
     });

@@ -1,11 +1,13 @@
 /** A loaded model file: weights, vocabulary, metadata. Contexts are made from it and freed before it. */
 import { closeSync, openSync, readSync } from 'node:fs';
+import { totalmem } from 'node:os';
 import { BerthError } from '../../errors.ts';
 import { MIB } from '../../core/ids.ts';
 import type { ContextParams, Llama, Pointer } from './binding.ts';
 
 /** The header's `LLAMA_LOAD_MODE_MMAP`: pages of the file, shared and clean, that the system may drop and read again. */
 const LOAD_MODE_MMAP = 1;
+const LOG_ROUNDING_BYTES = 64 * 1024;
 const GGUF_MAGIC = 0x46554747;
 
 export interface Model {
@@ -21,6 +23,8 @@ export interface Model {
   readonly eosText: string;
   readonly trainedContextTokens: number;
   readonly weightBytes: number;
+  /** Of a 16-bit cache with heads of the usual size; some models' heads are larger. */
+  readonly kvBytesPerToken: number;
   readonly mappedWeightBytes: number;
   /** llama.h's pooling type of the model itself; -1: it names none. */
   readonly poolingType: number;
@@ -110,13 +114,36 @@ export function loadModel(llama: Llama, path: string, repack: boolean): Model {
     eosText: textOf(llama.llama_vocab_eos(vocab)),
     trainedContextTokens: llama.llama_model_n_ctx_train(pointer),
     weightBytes,
-    mappedWeightBytes: Math.min(mappedBytes, weightBytes),
+    kvBytesPerToken: kvBytesPerToken(llama, pointer),
+    // llama.cpp tells hundredths of a MiB for each buffer.
+    mappedWeightBytes: mappedBytes > weightBytes - LOG_ROUNDING_BYTES ? weightBytes : mappedBytes,
     poolingType: pooling === null ? -1 : Number(pooling),
   };
 }
 
+/** Keys and values, two bytes each, of all layers. */
+function kvBytesPerToken(llama: Llama, model: Pointer): number {
+  const headWidth = llama.llama_model_n_embd(model) / Math.max(llama.llama_model_n_head(model), 1);
+  return Math.round(4 * llama.llama_model_n_layer(model) * llama.llama_model_n_head_kv(model) * headWidth);
+}
+
+/**
+ * Throws `model_load_failed` if the machine can't hold a cache of so many tokens: llama.cpp would spend minutes on its tables
+ * before it saw that, and the system might end the process for it.
+ */
+export function checkCacheFits(model: Model, cells: number): void {
+  const bytes = cells * model.kvBytesPerToken;
+  const allowed = process.constrainedMemory();
+  const machine = allowed > 0 ? Math.min(allowed, totalmem()) : totalmem();
+  if (bytes <= machine) return;
+  throw new BerthError(
+    'model_load_failed',
+    `A KV cache of ${cells} tokens needs about ${Math.round(bytes / MIB)} MiB; this machine has ${Math.round(machine / MIB)} MiB.`,
+  );
+}
+
 /** One scalar of the GGUF's metadata as text, or null. */
-export function metadata(llama: Llama, model: Pointer, key: string): string | null {
+function metadata(llama: Llama, model: Pointer, key: string): string | null {
   const buffer = Buffer.alloc(256);
   const bytes = llama.llama_model_meta_val_str(model, key, buffer, buffer.length);
   return bytes < 0 ? null : buffer.toString('utf8', 0, Math.min(bytes, buffer.length - 1));

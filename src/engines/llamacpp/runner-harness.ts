@@ -78,6 +78,7 @@ export interface Answer {
 type Message<T extends FromRunner['type']> = Extract<FromRunner, { type: T }>;
 
 export class RunnerHarness {
+  static readonly #running = new Set<RunnerHarness>();
   readonly child: ChildProcess;
   readonly reports: SliceReport[] = [];
   readonly exited: Promise<number | null>;
@@ -93,7 +94,16 @@ export class RunnerHarness {
     });
     this.exited = new Promise((resolve) => this.child.once('exit', (code) => resolve(code)));
     this.child.on('message', (message) => this.#hear(message as FromRunner));
-    void this.exited.then(() => this.#wake());
+    RunnerHarness.#running.add(this);
+    void this.exited.then(() => {
+      RunnerHarness.#running.delete(this);
+      this.#wake();
+    });
+  }
+
+  /** What a failed test left behind. */
+  static async stopAll(): Promise<void> {
+    await Promise.all([...RunnerHarness.#running].map((runner) => runner.stop()));
   }
 
   #hear(message: FromRunner): void {
