@@ -1,0 +1,137 @@
+/** What all benchmarks share: the shape of a result, statistics, the printed table, the JSON file, and where a peer's binary is. */
+import { execFileSync } from 'node:child_process';
+import { accessSync, constants, writeFileSync } from 'node:fs';
+import { arch, cpus, platform, totalmem } from 'node:os';
+import { delimiter, join } from 'node:path';
+
+export interface BenchRow {
+  readonly case: string;
+  readonly metric: string;
+  readonly unit: string;
+  readonly berth: number;
+  /** The same measured on another program, in the same run. */
+  readonly peer?: number;
+  /** Berth's divided by the peer's. */
+  readonly ratio?: number;
+  /** What was promised, in words (`≤ 10`), and whether it was kept. */
+  readonly bar?: string;
+  readonly pass?: boolean;
+}
+
+export interface BenchResult {
+  readonly name: string;
+  readonly machine: string;
+  readonly commit: string;
+  /** What was measured with what: versions, options, sizes. */
+  readonly builds: Readonly<Record<string, string | number | null>>;
+  readonly rows: readonly BenchRow[];
+}
+
+export interface BenchArgs {
+  /** Fewer rounds: shows that it runs, measures little. */
+  readonly quick: boolean;
+  /** `--peer NAME=PATH`: binaries of other programs to compare with. */
+  readonly peers: Readonly<Record<string, string>>;
+}
+
+/** What a `bench/NAME.ts` exports. */
+export interface Bench {
+  readonly about: string;
+  run(args: BenchArgs): Promise<BenchResult>;
+}
+
+export function result(name: string, rows: readonly BenchRow[], builds: BenchResult['builds'] = {}): BenchResult {
+  return { name, machine: machine(), commit: commit(), builds: { node: process.version, ...builds }, rows };
+}
+
+/** `4 × Some CPU, 16 GiB, linux-x64`; no names of hosts or users. */
+function machine(): string {
+  const all = cpus();
+  const gib = Math.round(totalmem() / 1024 ** 3);
+  return `${all.length} × ${all[0]?.model.trim() ?? 'unknown CPU'}, ${gib} GiB, ${platform()}-${arch()}`;
+}
+
+/** The short hash, with `+` after it if the tree differs from it; `unknown` outside a checkout. */
+function commit(): string {
+  try {
+    const git = (...args: string[]): string =>
+      execFileSync('git', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim();
+    const isClean = git('status', '--porcelain', '--untracked-files=no') === '';
+    return git('rev-parse', '--short', 'HEAD') + (isClean ? '' : '+');
+  } catch {
+    return 'unknown';
+  }
+}
+
+/** The value that `p` percent of the values don't exceed (nearest rank). NaN of none. */
+export function percentile(values: readonly number[], p: number): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const rank = Math.max(1, Math.ceil((p / 100) * sorted.length));
+  return sorted[rank - 1] ?? Number.NaN;
+}
+
+/** The middle value, or the mean of the two middle ones. NaN of none. */
+export function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = sorted.length / 2;
+  const upper = sorted[Math.floor(middle)] ?? Number.NaN;
+  return Number.isInteger(middle) ? ((sorted[middle - 1] ?? Number.NaN) + upper) / 2 : upper;
+}
+
+/** A peer's binary: from `--peer`, else from the search path; null where there is none (its columns are then left out). */
+export function findPeer({ peers }: BenchArgs, name: string): string | null {
+  const named = peers[name];
+  if (named !== undefined) {
+    accessSync(named, constants.X_OK);
+    return named;
+  }
+  for (const folder of (process.env['PATH'] ?? '').split(delimiter)) {
+    const candidate = join(folder, name);
+    try {
+      accessSync(candidate, constants.X_OK);
+      return candidate;
+    } catch {
+      // Not in this folder.
+    }
+  }
+  return null;
+}
+
+const COLUMNS = ['case', 'metric', 'unit', 'berth', 'peer', 'ratio', 'bar', ''] as const;
+
+/** Rows under each other, numbers to the right. */
+export function table({ name, machine, commit, rows }: BenchResult): string {
+  const cells = rows.map((row) => [
+    row.case,
+    row.metric,
+    row.unit,
+    short(row.berth),
+    row.peer === undefined ? '' : short(row.peer),
+    row.ratio === undefined ? '' : short(row.ratio),
+    row.bar ?? '',
+    row.pass === undefined ? '' : row.pass ? 'kept' : 'MISSED',
+  ]);
+  const all = [[...COLUMNS], ...cells];
+  const widths = COLUMNS.map((_, column) => Math.max(...all.map((line) => line[column]?.length ?? 0)));
+  const isNumber = (column: number): boolean => column >= 3 && column <= 5;
+  const lines = all.map((line) =>
+    line
+      .map((cell, column) => {
+        const width = widths[column] ?? 0;
+        return isNumber(column) ? cell.padStart(width) : cell.padEnd(width);
+      })
+      .join('  ')
+      .trimEnd(),
+  );
+  return [`${name} · ${machine} · ${commit}`, ...lines].join('\n');
+}
+
+function short(value: number): string {
+  if (!Number.isFinite(value)) return '–';
+  if (Number.isInteger(value) || Math.abs(value) >= 1_000) return value.toFixed(0);
+  return value.toPrecision(3);
+}
+
+export function writeResult(file: string, results: readonly BenchResult[]): void {
+  writeFileSync(file, `${JSON.stringify(results.length === 1 ? results[0] : results, null, 2)}\n`);
+}
