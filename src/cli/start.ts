@@ -131,9 +131,10 @@ export async function startNode(options: StartOptions): Promise<RunningNode> {
   return { address: listening.url, adminAddress: listening.adminUrl, node, stop: () => (stopping ??= stop()) };
 }
 
-const guards = ({ http }: BerthConfig): { allowedHosts: readonly string[]; allowedOrigins: readonly string[] } => ({
-  allowedHosts: http.allowedHosts,
-  allowedOrigins: http.origins,
+/** An empty list is left out: the listener then has its own rule, by where it listens. */
+const guards = ({ http }: BerthConfig): GuardOptions => ({
+  ...(http.allowedHosts.length === 0 ? {} : { allowedHosts: http.allowedHosts }),
+  ...(http.origins.length === 0 ? {} : { allowedOrigins: http.origins }),
 });
 
 /** An engine is made when the first model needs it: a node of fake models starts no process. */
