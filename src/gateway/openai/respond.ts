@@ -66,11 +66,20 @@ export async function stream(run: Run, reply: FastifyReply, limits: HttpLimits, 
   const headers = headersOf(reply);
   reply.hijack();
   if (reply.raw.destroyed) return;
-  const sse = new SseStream(reply.raw, {
-    headers,
-    keepAliveMillis: limits.keepAliveMillis,
-    unsentBytes: limits.unsentBytes,
-  });
+  try {
+    pipe(
+      run,
+      new SseStream(reply.raw, { headers, keepAliveMillis: limits.keepAliveMillis, unsentBytes: limits.unsentBytes }),
+      writer,
+    );
+  } catch (error) {
+    // A hijacked reply is nobody's but ours to end.
+    reply.raw.destroy();
+    throw error;
+  }
+}
+
+function pipe(run: Run, sse: SseStream, writer: ChunkWriter): void {
   const send = (json: string | null): void => {
     if (json !== null) sse.data(json);
   };

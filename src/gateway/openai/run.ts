@@ -84,7 +84,8 @@ export class Run {
     const early = this.#early;
     this.#early = [];
     for (const [choice, event] of early) this.#deliver(choice, event);
-    if (this.failure !== null && !this.#over) this.#fail(this.failure);
+    // The deadline was over before anybody listened.
+    if (this.failure !== null && early.length === 0) listener.failed(this.failure);
   }
 
   /** The client left. Nothing is delivered any more. Idempotent. */
