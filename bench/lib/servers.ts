@@ -108,9 +108,19 @@ export async function startRouter({
   extra = [],
 }: RouterOptions): Promise<Server> {
   const port = await freePort();
+  const options = {
+    'models-dir': modelsDir,
+    'models-max': modelsMax,
+    host: '127.0.0.1',
+    port,
+    threads,
+    'ctx-size': contextTokens,
+    parallel,
+  };
   const args = [
-    ...['--models-dir', modelsDir, '--models-max', `${modelsMax}`, '--host', '127.0.0.1', '--port', `${port}`],
-    ...['-t', `${threads}`, '-c', `${contextTokens}`, '-np', `${parallel}`, '--no-webui', ...extra],
+    ...Object.entries(options).flatMap(([name, value]) => [`--${name}`, `${value}`]),
+    '--no-webui',
+    ...extra,
   ];
   const child = spawn(binary, args, { stdio: ['ignore', 'ignore', 'ignore'] });
   const url = `http://127.0.0.1:${port}`;

@@ -17,7 +17,7 @@ export interface FakeNode {
   readonly timer: VirtualTimer;
   readonly engine: FakeEngine;
   readonly configuration: NodeConfiguration;
-  ask(model: string, options?: Asked): Conversation;
+  readonly ask: (model: string, options?: Asked) => Conversation;
 }
 
 export interface Asked {
@@ -30,8 +30,8 @@ export interface Asked {
 export interface Conversation {
   readonly handle: SubmissionHandle;
   readonly events: StreamEvent[];
-  text(): string;
-  last(): StreamEvent | undefined;
+  readonly text: () => string;
+  readonly last: () => StreamEvent | undefined;
 }
 
 export function fakeSpec(engine: FakeEngine, id: string, extra: Partial<HostedSpec> = {}): HostedSpec {
