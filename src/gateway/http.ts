@@ -34,7 +34,7 @@ type Method = 'GET' | 'POST' | 'DELETE';
 const METHODS = ['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS'] as const;
 
 /** A new id for a request of this node: `req-` and 24 hex digits. */
-export const newRequestId = (): string => `req-${randomBytes(12).toString('hex')}`;
+const newRequestId = (): string => `req-${randomBytes(12).toString('hex')}`;
 
 /** A client's own `x-request-id`, if it is short and visible ASCII. */
 const givenId = (header: unknown): string | null =>

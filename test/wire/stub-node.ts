@@ -20,7 +20,7 @@ const CAPABILITIES: ModelView['capabilities'] = {
   logprobs: true,
 };
 
-export function stubModel(id: string, aliases: readonly string[] = []): ModelView {
+function stubModel(id: string, aliases: readonly string[] = []): ModelView {
   return {
     id: modelId(id),
     aliases,
@@ -52,7 +52,7 @@ export function stubModel(id: string, aliases: readonly string[] = []): ModelVie
   };
 }
 
-export const TIMINGS: RequestTimings = { queueMicros: 1_500, loadMicros: 0, ttftMicros: 2_500, totalMicros: 9_000 };
+const TIMINGS: RequestTimings = { queueMicros: 1_500, loadMicros: 0, ttftMicros: 2_500, totalMicros: 9_000 };
 const usage = (outputTokens: number) => ({
   promptTokens: 7,
   cachedTokens: 3,

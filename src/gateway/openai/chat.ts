@@ -27,7 +27,7 @@ const toolCallField = (event: { index: number; call: { id: string; name: string;
 const choiceOf = (index: number, delta: string, logprobs: string, finish: string | null): string =>
   `{"index":${index},"delta":{${delta}},"logprobs":${logprobs},"finish_reason":${finish === null ? 'null' : `"${finish}"`}}`;
 
-export function chatWriter(head: Head, options: ChatOptions): ChunkWriter {
+function chatWriter(head: Head, options: ChatOptions): ChunkWriter {
   const frame = chunkFrame({ ...head, object: 'chat.completion.chunk' }, options);
   const started = new Set<number>();
   const called = new Set<number>();

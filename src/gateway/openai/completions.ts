@@ -16,7 +16,7 @@ import type { TokenLogprob } from './types.ts';
 const choiceOf = (index: number, text: string, logprobs: string, finish: string | null): string =>
   `{"index":${index},"text":${JSON.stringify(text)},"logprobs":${logprobs},"finish_reason":${finish === null ? 'null' : `"${finish}"`}}`;
 
-export function textWriter(head: Head, options: StreamOptions): ChunkWriter {
+function textWriter(head: Head, options: StreamOptions): ChunkWriter {
   const frame = chunkFrame({ ...head, object: 'text_completion' }, options);
   /** Characters sent so far, by choice: `text_offset` counts them. */
   const sent: number[] = [];

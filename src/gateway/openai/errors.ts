@@ -137,7 +137,7 @@ function innermost(issue: Issue, base: Path): { issue: Issue; path: Path; altern
 }
 
 /** The first thing that zod found, as one error with the field's path in `param`. */
-export function fromZod(error: z.ZodError, body: unknown): BerthError {
+function fromZod(error: z.ZodError, body: unknown): BerthError {
   const first = error.issues[0];
   if (first === undefined) return new BerthError('invalid_request', 'The body is not accepted.');
   const { issue, path, alternatives } = innermost(first, []);

@@ -3,7 +3,7 @@ import type { FastifyRequest } from 'fastify';
 import type { ModelView, NodeApi } from '../../runtime/api.ts';
 import { callerOf } from './respond.ts';
 
-export const modelObject = (view: ModelView) => ({
+const modelObject = (view: ModelView) => ({
   id: view.id,
   object: 'model',
   created: view.createdSeconds,

@@ -49,7 +49,7 @@ function priorityOf(body: AnyBody): Submission['priority'] {
 }
 
 /** Everything of a submission but the request itself. */
-export function service(body: AnyBody, caller: Caller): Omit<Submission, 'request'> {
+function service(body: AnyBody, caller: Caller): Omit<Submission, 'request'> {
   return {
     model: body.model,
     tenantId: caller.tenantId,
@@ -206,7 +206,7 @@ function prompts(prompt: CompletionBody['prompt']): PromptInput[] {
   );
 }
 
-export const isTokens = (list: readonly (string | number | readonly number[])[]): list is readonly number[] =>
+const isTokens = (list: readonly (string | number | readonly number[])[]): list is readonly number[] =>
   typeof list[0] === 'number';
 
 export function completionSubmissions(body: CompletionBody, caller: Caller): Submission[] {

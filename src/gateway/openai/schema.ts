@@ -214,7 +214,7 @@ const tokenIds = z
 const texts = z.array(z.string()).min(1);
 
 /** Most prompts in one call of /v1/completions. */
-export const MAX_PROMPTS = 64;
+const MAX_PROMPTS = 64;
 
 export const completionSchema = z.strictObject({
   ...SERVICE,

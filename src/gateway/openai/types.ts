@@ -2,7 +2,7 @@
 import type { StreamEvent, Submission } from '../../runtime/api.ts';
 
 export type GenerateRequest = Extract<Submission['request'], { kind: 'generate' }>;
-export type EmbedRequest = Extract<Submission['request'], { kind: 'embed' }>;
+
 export type PromptInput = GenerateRequest['input'];
 type ChatInput = Extract<PromptInput, { type: 'chat' }>;
 export type ChatMessage = ChatInput['messages'][number];
