@@ -4,7 +4,7 @@
  */
 import { fileURLToPath } from 'node:url';
 import type { Bytes, Micros, ModelId } from '../../core/ids.ts';
-import { MINUTE, SECOND } from '../../core/ids.ts';
+import { MILLI, MINUTE, SECOND } from '../../core/ids.ts';
 import { asBerthError } from '../../errors.ts';
 import type { Engine, EngineRequest } from '../engine.ts';
 import type { MemoryGroups } from '../cgroup.ts';
@@ -33,11 +33,11 @@ export interface LlamaCppOptions {
   readonly runner?: Partial<RunnerCommand>;
   readonly groups?: MemoryGroups;
   readonly patience?: StopPatience;
+  readonly sampleMicros?: Micros;
 }
 
 /** Runners give way to the node, which must answer while they compute. */
 const NICENESS = 5;
-const SAMPLE_MILLIS = 1000;
 /** What a runner may know of the node's environment: where things are, and nothing secret. */
 const PASSED_ON = /^(PATH|HOME|LANG|LC_\w+|LD_\w+|DYLD_\w+|TMPDIR|TZ|SYSTEMROOT|GGML_\w+|CUDA_\w+|BERTH_LLAMA_\w+)$/;
 
@@ -57,9 +57,12 @@ export function createLlamaCppEngine(options: LlamaCppOptions = {}): Engine {
   const spares = createSpares(() => startRunner(supervisor, command));
   if (spare) spares.refill();
   const models = new Set<HostedModel>();
-  const sampler = setInterval(() => {
-    for (const model of models) model.tick();
-  }, SAMPLE_MILLIS).unref();
+  const sampler = setInterval(
+    () => {
+      for (const model of models) model.tick();
+    },
+    (options.sampleMicros ?? SECOND) / MILLI,
+  ).unref();
   let closing: Promise<void> | null = null;
 
   return {

@@ -29,6 +29,7 @@ export type RunnerCommand = Pick<ChildOptions, 'command' | 'args' | 'env' | 'nic
 export function startRunner(supervisor: Supervisor, command: RunnerCommand): Runner {
   let listener: RunnerListener | null = null;
   let failure: BerthError | null = null;
+  let hasStarted = false;
   const start = Promise.withResolvers<void>();
   // A spare that ends before anybody wants it is nobody's error.
   start.promise.catch(() => {});
@@ -43,14 +44,18 @@ export function startRunner(supervisor: Supervisor, command: RunnerCommand): Run
         else void child.stop();
         return;
       }
-      if (message.type === 'started') start.resolve();
-      else if (message.type === 'fatal') failure ??= new BerthError(message.code, message.message);
+      if (message.type === 'started') {
+        hasStarted = true;
+        start.resolve();
+      } else if (message.type === 'fatal') failure ??= new BerthError(message.code, message.message);
       listener?.message(message);
     },
     onLine: (line) => listener?.line(line),
     onExit(exit) {
-      start.reject(failure ?? new BerthError('engine_mismatch', `The engine could not be started: ${exit.reason}.`));
-      listener?.exited(exit);
+      // Who waits for the start learns from it why there is none.
+      if (hasStarted) listener?.exited(exit);
+      else
+        start.reject(failure ?? new BerthError('engine_mismatch', `The engine could not be started: ${exit.reason}.`));
     },
   });
   return {
@@ -60,7 +65,7 @@ export function startRunner(supervisor: Supervisor, command: RunnerCommand): Run
     attach(heir) {
       listener = heir;
       const exit = child.exit();
-      if (exit !== null) setImmediate(() => heir.exited(exit));
+      if (exit !== null && hasStarted) setImmediate(() => heir.exited(exit));
     },
   };
 }
