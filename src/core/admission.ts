@@ -8,7 +8,7 @@ import type { Micros } from './ids.ts';
 import { SECOND } from './ids.ts';
 import { charge, enter, leave, tenantOf } from './fairness.ts';
 import { lendableBytes } from './memory.ts';
-import { dequeue, enqueue, reindex, waitingOf } from './queues.ts';
+import { dequeue, enqueue, noteWanted, reindex, waitingOf } from './queues.ts';
 import type { Model, Request, State } from './state.ts';
 import { act, mustGet, wakeBy } from './state.ts';
 
@@ -107,7 +107,7 @@ export function admit(state: State, event: EventOf<'requestArrived'>): void {
     priority: event.priority,
     arrivedAt: state.now,
     dueAt: state.now + (event.ttftGoalMicros ?? model.spec.ttftGoalMicros),
-    refuseAt: state.now + state.limits.queueTimeoutMicros,
+    queuedAt: state.now,
     interTokenGoalMicros: event.interTokenGoalMicros ?? model.spec.interTokenGoalMicros,
     promptTokens: event.promptTokens,
     maxTokens: event.maxTokens,
@@ -123,8 +123,7 @@ export function admit(state: State, event: EventOf<'requestArrived'>): void {
   enter(state, tenant);
   enqueue(state, model, request);
   reindex(state, model);
-  if (model.phase !== 'resident') state.residencyDirty = true;
-  noteRefusal(state, request.refuseAt);
+  noteWanted(state, model);
 }
 
 function learnArrival(state: State, model: Model): void {
@@ -133,10 +132,6 @@ function learnArrival(state: State, model: Model): void {
     model.gapMicros = model.gapMicros === null ? gap : Math.round(model.gapMicros + (gap - model.gapMicros) / 4);
   }
   model.lastArrivedAt = state.now;
-}
-
-function noteRefusal(state: State, at: Micros): void {
-  if (state.nextRefusalAt === null || at < state.nextRefusalAt) state.nextRefusalAt = at;
 }
 
 /** The request has left the node, however it ended. */
@@ -148,8 +143,6 @@ export function forget(state: State, request: Request): void {
 /** A preempted request waits again, with a deadline of its own: it is not to blame for the time that it computed. */
 export function readmit(state: State, model: Model, request: Request): void {
   request.fruitless++;
-  request.refuseAt = state.now + state.limits.queueTimeoutMicros;
-  noteRefusal(state, request.refuseAt);
   enqueue(state, model, request);
   state.residencyDirty = true;
   reindex(state, model);
@@ -171,9 +164,9 @@ export function chargeRequest(state: State, request: Request, tokens: number): v
 
 /** A waiting request is gone. What was to make room for it need not any more. */
 export function leaveLine(state: State, model: Model, request: Request): void {
-  dequeue(model, request);
+  noteWanted(state, model);
+  dequeue(state, model, request);
   forget(state, request);
-  if (model.phase !== 'resident') state.residencyDirty = true;
   reindex(state, model);
 }
 
@@ -190,24 +183,24 @@ export function refuseAllWaiting(state: State, model: Model, refusal: Refusal): 
   for (const request of waitingOf(state, model)) refuse(state, request, refusal);
 }
 
-/** Requests that have waited too long are told so. Looks at them only when the first of them is due. */
+/** Requests that have waited too long are told so. The first of those that wait has waited longest. */
 export function refuseOverdue(state: State): void {
-  if (state.nextRefusalAt === null) return;
-  if (state.now >= state.nextRefusalAt) {
+  if (state.nextRefusalAt !== null && state.now >= state.nextRefusalAt) {
     state.nextRefusalAt = null;
-    for (const id of [...state.wanted, ...state.startable]) {
-      const model = mustGet(state.models, id);
-      for (const request of waitingOf(state, model)) {
-        if (state.now < request.refuseAt) noteRefusal(state, request.refuseAt);
-        else refuseOverdueOne(state, model, request);
+    for (const request of state.waiting) {
+      const refuseAt = request.queuedAt + state.limits.queueTimeoutMicros;
+      if (state.now < refuseAt) {
+        state.nextRefusalAt = refuseAt;
+        break;
       }
+      refuseOverdueOne(state, mustGet(state.models, request.modelId), request);
     }
   }
   if (state.nextRefusalAt !== null) wakeBy(state, state.nextRefusalAt);
 }
 
 function refuseOverdueOne(state: State, model: Model, request: Request): void {
-  const waitedMicros = state.now - request.arrivedAt;
+  const waitedMicros = state.now - request.queuedAt;
   refuse(state, request, {
     code: 'queue_timeout',
     message: `no place on the device was found for ${model.id} within ${Math.round(waitedMicros / SECOND)} s`,
@@ -215,7 +208,7 @@ function refuseOverdueOne(state: State, model: Model, request: Request): void {
     because: {
       rule: 'queue-timeout',
       waitedMicros,
-      limitMicros: request.refuseAt - request.arrivedAt,
+      limitMicros: state.limits.queueTimeoutMicros,
       phase: model.phase,
     },
   });

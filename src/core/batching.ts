@@ -19,8 +19,7 @@ export function hasRoom(model: Model): boolean {
 }
 
 export function startWaiting(state: State): void {
-  for (const id of state.startable) {
-    const model = mustGet(state.models, id);
+  for (const model of state.startable) {
     while (model.waiting > 0 && hasRoom(model)) startNext(state, model);
     reindex(state, model);
   }
@@ -29,7 +28,7 @@ export function startWaiting(state: State): void {
 function startNext(state: State, model: Model): void {
   const request = nextWaiting(state, model);
   if (request === null) return;
-  dequeue(model, request);
+  dequeue(state, model, request);
   request.phase = 'running';
   model.active.add(request.id);
   model.lastUsedAt = state.now;

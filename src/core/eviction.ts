@@ -4,11 +4,10 @@
  * end they are preempted. Nothing leaves and nothing is interrupted unless all of it together makes room enough.
  */
 import { remainingMicros } from './costs.ts';
-import type { Bytes, Micros, ModelId } from './ids.ts';
+import type { Bytes, Micros } from './ids.ts';
 import { MILLI } from './ids.ts';
 import { preemptionMicros } from './kv.ts';
 import { heldBy } from './memory.ts';
-import { oldestArrival } from './queues.ts';
 import type { Model, State } from './state.ts';
 import { act, lookAgainAt, mustGet } from './state.ts';
 import { park, unload } from './transitions.ts';
@@ -41,79 +40,121 @@ function departureOf(state: State, model: Model): Departure {
   };
 }
 
-/** Since when somebody has waited for the model, seen from the outside: not before it was last on the device itself. */
-function waitingSince(state: State, model: Model): Micros | null {
-  const oldest = oldestArrival(state, model);
-  return oldest === null ? null : Math.max(oldest, model.leftAt);
-}
-
+/** Nobody passes a model any more for which somebody has waited so long; the wait begins anew when the model was on the device. */
 export function isOutOfPatience(state: State, model: Model): boolean {
-  const since = waitingSince(state, model);
-  return since !== null && state.now >= since + state.residency.patienceMicros;
+  return model.waitingSince !== null && state.now >= patientUntil(state, model.waitingSince, model);
 }
 
-export interface RoomWanted {
-  /** null: the device holds more than its budget (it was lowered, or a model turned out larger). */
-  readonly forModel: Model | null;
-  readonly missing: Bytes;
-  /** Models that make room; those asked to are added. */
-  readonly draining: Set<ModelId>;
-  /** Models that wait and are at least as urgent: not evicted for it. */
-  readonly ahead: ReadonlySet<ModelId>;
+const patientUntil = (state: State, waitingSince: Micros, model: Model): Micros =>
+  Math.max(waitingSince, model.leftAt) + state.residency.patienceMicros;
+
+/** What may leave the device, looked at once in a decision and shared by all who want room. */
+export interface Room {
+  isSurveyed: boolean;
+  /** Cheapest to miss first; `idleBytes` is what they hold in all. */
+  idle: Departure[];
+  idleBytes: Bytes;
+  /** Asleep, and somebody waits for them. */
+  readonly asleep: Model[];
+  /** Longest resident first. */
+  working: readonly Model[];
+  /** Models that make room. */
+  readonly draining: Set<Model>;
+  /** Models that wait, at least as urgent as the one in turn: they don't leave for it. */
+  readonly ahead: Set<Model>;
 }
 
-/** Has models leave until `missing` bytes are on their way. Returns the bytes that were set free or will be; the rest is not there yet. */
-export function makeRoom(state: State, wanted: RoomWanted): Bytes {
-  const { forModel, missing, draining } = wanted;
-  const idle: Departure[] = [];
+export const createRoom = (): Room => ({
+  isSurveyed: false,
+  idle: [],
+  idleBytes: 0,
+  asleep: [],
+  working: [],
+  draining: new Set(),
+  ahead: new Set(),
+});
+
+function survey(state: State, room: Room): void {
+  room.isSurveyed = true;
   const working: Model[] = [];
-  for (const id of state.present) {
-    const model = mustGet(state.models, id);
-    if (model === forModel || model.spec.pinned) continue;
-    if (mayLeaveAtOnce(state, model, wanted)) idle.push(departureOf(state, model));
-    else if (model.phase === 'resident') working.push(model);
+  for (const model of state.present) {
+    if (model.spec.pinned || (model.phase !== 'resident' && model.phase !== 'asleep')) continue;
+    const isWanted = model.waiting > 0 || model.loadAsked;
+    if (model.active.size === 0 && (!isWanted || model.drainingSince !== null))
+      room.idle.push(departureOf(state, model));
+    else if (model.phase === 'asleep') room.asleep.push(model);
+    else working.push(model);
   }
-  const leaving = sum(idle) >= missing ? cheapest(idle, missing) : allTheWay(idle, missing, state);
-  const found = sum(leaving);
-  if (found >= missing || forModel === null)
-    for (const departure of leaving) depart(state, departure, forModel, missing);
-  if (found >= missing) return found;
-  const isEnough = askToDrain(state, forModel, working, missing - found, draining);
-  if (forModel === null) return found;
-  // Those that could leave now must still be able to when the others are done.
-  if (isEnough) for (const { model } of leaving) startDraining(state, model, draining);
-  return 0;
+  room.idle.sort(byPrice);
+  room.idleBytes = heldIn(state, room.idle);
+  room.working = working.toSorted((a, b) => a.residentSince - b.residentSince);
 }
 
-function mayLeaveAtOnce(state: State, model: Model, { forModel, draining, ahead }: RoomWanted): boolean {
-  if (model.phase === 'asleep' && (model.waiting > 0 || model.loadAsked)) {
-    return forModel !== null && !ahead.has(model.id) && isOutOfPatience(state, forModel);
+const byPrice = (a: Departure, b: Departure): number => a.price - b.price;
+const sum = (departures: readonly Departure[]): Bytes => departures.reduce((total, { bytes }) => total + bytes, 0);
+const heldIn = (state: State, departures: readonly Departure[]): Bytes =>
+  departures.reduce((total, { model }) => total + heldBy(state, model.id), 0);
+
+interface RoomMade {
+  /** Free now or soon. */
+  readonly bytes: Bytes;
+  /** The rest comes when models have finished what they run. */
+  readonly isDraining: boolean;
+}
+
+const NONE: RoomMade = { bytes: 0, isDraining: false };
+
+/**
+ * Has models leave until `missing` bytes are on their way. `forModel` null: the device holds more than its budget, because that was
+ * lowered or a model turned out larger.
+ */
+export function makeRoom(state: State, room: Room, forModel: Model | null, missing: Bytes): RoomMade {
+  if (!room.isSurveyed) survey(state, room);
+  const isPressing = forModel === null || isOutOfPatience(state, forModel);
+  if (!isPressing && room.idleBytes < missing) {
+    if (forModel.waitingSince !== null) lookAgainAt(state, patientUntil(state, forModel.waitingSince, forModel));
+    return NONE;
   }
-  if (model.phase !== 'resident' && model.phase !== 'asleep') return false;
-  const makesRoom = model.drainingSince !== null || draining.has(model.id);
-  return model.active.size === 0 && (model.waiting === 0 || makesRoom);
+  // A model asleep for which somebody waits, though less urgently, must not keep its bytes from one that is out of patience.
+  const behind =
+    forModel !== null && isPressing && room.idleBytes < missing
+      ? room.asleep.filter((model) => model.transition === null && !room.ahead.has(model))
+      : [];
+  const idle =
+    behind.length === 0
+      ? room.idle
+      : [...room.idle, ...behind.map((model) => departureOf(state, model))].toSorted(byPrice);
+  const leaving = sum(idle) >= missing ? cheapest(idle, missing) : allTheWay(idle, missing, state);
+  const bytes = sum(leaving);
+  if (bytes >= missing || forModel === null) {
+    for (const departure of leaving) depart(state, departure, forModel, missing);
+    room.idle = room.idle.filter(({ model }) => model.transition === null);
+    room.idleBytes = heldIn(state, room.idle);
+  }
+  if (bytes >= missing) return { bytes, isDraining: false };
+  const isDraining = askToDrain(state, room, forModel, missing - bytes);
+  if (forModel === null) return { bytes, isDraining };
+  // Those that could leave now must still be able to when the others are done.
+  if (isDraining) for (const { model } of leaving) startDraining(state, room, model);
+  return { bytes: 0, isDraining };
 }
 
 /** Sleep does not free enough: as many as needed, the cheapest first, leave the device altogether. */
 function allTheWay(idle: readonly Departure[], missing: Bytes, state: State): Departure[] {
   let still = missing - sum(idle);
-  return idle
-    .toSorted((a, b) => a.price - b.price)
-    .map((departure) => {
-      const more = heldBy(state, departure.model.id) - departure.bytes;
-      if (still <= 0 || more <= 0) return departure;
-      still -= more;
-      return { ...departure, to: 'cold', bytes: departure.bytes + more };
-    });
+  return idle.map((departure) => {
+    const more = heldBy(state, departure.model.id) - departure.bytes;
+    if (still <= 0 || more <= 0) return departure;
+    still -= more;
+    return { ...departure, to: 'cold', bytes: departure.bytes + more };
+  });
 }
-
-const sum = (departures: readonly Departure[]): Bytes => departures.reduce((total, { bytes }) => total + bytes, 0);
 
 /** The cheapest first until it is enough; then those that turn out unneeded stay after all. */
 function cheapest(idle: readonly Departure[], missing: Bytes): Departure[] {
   const chosen: Departure[] = [];
   let bytes = 0;
-  for (const departure of idle.toSorted((a, b) => a.price - b.price)) {
+  for (const departure of idle) {
     if (bytes >= missing) break;
     chosen.push(departure);
     bytes += departure.bytes;
@@ -142,24 +183,12 @@ function depart(state: State, { model, to, bytes, price }: Departure, forModel: 
  * The longest resident first, as many as it takes; whether that will be enough. A model just loaded has started nothing yet in this
  * cycle: it stays for a moment at least, whatever the minimum, so that nothing is evicted before its first use.
  */
-function askToDrain(
-  state: State,
-  forModel: Model | null,
-  working: readonly Model[],
-  missing: Bytes,
-  draining: Set<ModelId>,
-): boolean {
-  const { patienceMicros, minimumStayMicros } = state.residency;
-  if (forModel !== null && !isOutOfPatience(state, forModel)) {
-    const since = waitingSince(state, forModel);
-    if (since !== null) lookAgainAt(state, since + patienceMicros);
-    return false;
-  }
+function askToDrain(state: State, room: Room, forModel: Model | null, missing: Bytes): boolean {
   const chosen: Model[] = [];
   let bytes = 0;
-  for (const model of working.toSorted((a, b) => a.residentSince - b.residentSince)) {
+  for (const model of room.working) {
     if (bytes >= missing) break;
-    const mayLeaveAt = model.residentSince + Math.max(1, minimumStayMicros);
+    const mayLeaveAt = model.residentSince + Math.max(1, state.residency.minimumStayMicros);
     if (state.now < mayLeaveAt) {
       lookAgainAt(state, mayLeaveAt);
       continue;
@@ -168,12 +197,12 @@ function askToDrain(
     chosen.push(model);
   }
   if (bytes < missing && forModel !== null) return false;
-  for (const model of chosen) if (!draining.has(model.id)) drain(state, model, forModel, draining);
+  for (const model of chosen) if (!room.draining.has(model)) drain(state, room, model, forModel);
   return true;
 }
 
-function startDraining(state: State, model: Model, draining: Set<ModelId>): void {
-  draining.add(model.id);
+function startDraining(state: State, room: Room, model: Model): void {
+  room.draining.add(model);
   model.drainingSince ??= state.now;
 }
 
@@ -190,8 +219,8 @@ export function drainMicros(state: State, model: Model): Micros {
   return Math.max(usual, FRUITLESS_DRAIN_MICROS) * 2 ** Math.min(fruitless, MOST_DOUBLINGS);
 }
 
-function drain(state: State, model: Model, forModel: Model | null, draining: Set<ModelId>): void {
-  startDraining(state, model, draining);
+function drain(state: State, room: Room, model: Model, forModel: Model | null): void {
+  startDraining(state, room, model);
   const overAt = (model.drainingSince ?? state.now) + drainMicros(state, model);
   if (state.now >= overAt) preemptAll(state, model, forModel, 'drain-over');
   else if (isPreemptingCheaper(state, model)) preemptAll(state, model, forModel, 'preempting-cheaper');

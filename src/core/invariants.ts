@@ -13,6 +13,7 @@ export function checkInvariants(state: State): void {
   for (const model of state.models.values()) checkModel(state, model);
   checkIndices(state);
   checkPlaces(state);
+  checkOrder(state);
   checkTenants(state);
   checkOutcomes(state);
 }
@@ -123,16 +124,33 @@ function checkIndices(state: State): void {
     let members = 0;
     for (const model of state.models.values()) {
       if (belongs(model)) members++;
-      must(state[name].has(model.id) === belongs(model), `the index "${name}" is true to its definition`, {
+      must(state[name].has(model) === belongs(model), `the index "${name}" is true to its definition`, {
         model: model.id,
         phase: model.phase,
         waiting: model.waiting,
         active: model.active.size,
-        listed: state[name].has(model.id),
+        listed: state[name].has(model),
       });
     }
     must(state[name].size === members, `the index "${name}" knows no strangers`, { listed: state[name].size, members });
   }
+}
+
+/** Who has waited longest is first, so that a timeout looks at the first only. */
+function checkOrder(state: State): void {
+  let before = 0;
+  let waiting = 0;
+  for (const model of state.models.values()) waiting += model.waiting;
+  must(waiting === state.waiting.size, 'all that wait are listed', { waiting, listed: state.waiting.size });
+  for (const { id, queuedAt, phase } of state.waiting) {
+    must(phase === 'waiting' && queuedAt >= before, 'who has waited longest is first', {
+      request: id,
+      queuedAt,
+      before,
+    });
+    before = queuedAt;
+  }
+  must(waiting === 0 || state.nextRefusalAt !== null, 'who waits has a deadline', { waiting });
 }
 
 /** Each request is in exactly one place: in a line, or on an engine. */

@@ -17,6 +17,7 @@ export function configure(state: State, event: EventOf<'configured'>): void {
   state.laneCeiling = Math.max(event.device.lanes, grantedLanes(state));
   state.limits = event.limits;
   state.residency = event.residency;
+  if (state.waiting.size > 0) state.nextRefusalAt = state.now;
   state.residencyDirty = true;
   for (const tenant of state.tenants.values()) tenant.weight = 1;
   for (const { tenantId, weight } of event.tenants) tenantOf(state, tenantId).weight = weight;

@@ -4,7 +4,6 @@
  */
 import type { Bytes, ModelId } from './ids.ts';
 import type { State } from './state.ts';
-import { mustGet } from './state.ts';
 
 export const freeBytes = (state: State): Bytes =>
   state.device.memoryBytes - state.device.overheadBytes - state.heldBytes;
@@ -14,7 +13,7 @@ export const heldBy = (state: State, modelId: ModelId): Bytes => state.held.get(
 /** The most that this model could ever have: the budget less what is never lent and what other models hold for good. */
 export function lendableBytes(state: State, modelId: ModelId): Bytes {
   let bytes = state.device.memoryBytes - state.device.overheadBytes;
-  for (const id of state.pinned) if (id !== modelId) bytes -= heldBy(state, id);
+  for (const { id } of state.pinned) if (id !== modelId) bytes -= heldBy(state, id);
   return bytes;
 }
 
@@ -29,10 +28,9 @@ export function hold(state: State, modelId: ModelId, bytes: Bytes): void {
 /** What evictions under way will set free. */
 export function bytesOnTheirWayOut(state: State): Bytes {
   let bytes = 0;
-  for (const id of state.present) {
-    const model = mustGet(state.models, id);
-    if (model.phase === 'unloading') bytes += heldBy(state, id);
-    if (model.phase === 'parking') bytes += heldBy(state, id) - model.costs.asleepBytes;
+  for (const { id, phase, costs } of state.present) {
+    if (phase === 'unloading') bytes += heldBy(state, id);
+    if (phase === 'parking') bytes += heldBy(state, id) - costs.asleepBytes;
   }
   return bytes;
 }

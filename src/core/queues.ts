@@ -1,4 +1,5 @@
 /** The waiting lines of a model, one per tenant, and the indices that keep an event's cost independent of the number of models. */
+import { switchInMicros } from './costs.ts';
 import type { Micros, RequestId } from './ids.ts';
 import { leastServed } from './fairness.ts';
 import type { Model, Request, State } from './state.ts';
@@ -6,9 +7,9 @@ import { mustGet } from './state.ts';
 
 /** Puts the model into the sets that the policies walk. To be called after each change of its phase, line or work. */
 export function reindex(state: State, model: Model): void {
-  const put = (set: Set<Model['id']>, member: boolean): void => {
-    if (member) set.add(model.id);
-    else set.delete(model.id);
+  const put = (set: Set<Model>, member: boolean): void => {
+    if (member) set.add(model);
+    else set.delete(model);
   };
   put(state.present, model.phase !== 'cold');
   put(state.pinned, model.spec.pinned && !model.removed);
@@ -32,9 +33,13 @@ export function enqueue(state: State, model: Model, request: Request): void {
   line.splice(at, 0, request.id);
   model.waiting++;
   request.phase = 'waiting';
+  request.queuedAt = state.now;
+  state.waiting.add(request);
+  state.nextRefusalAt ??= state.now + state.limits.queueTimeoutMicros;
+  lookAtHeads(state, model);
 }
 
-export function dequeue(model: Model, request: Request): void {
+export function dequeue(state: State, model: Model, request: Request): void {
   const line = model.queues.get(request.tenantId);
   const at = line?.indexOf(request.id) ?? -1;
   if (line === undefined || at < 0)
@@ -42,6 +47,34 @@ export function dequeue(model: Model, request: Request): void {
   line.splice(at, 1);
   if (line.length === 0) model.queues.delete(request.tenantId);
   model.waiting--;
+  state.waiting.delete(request);
+  lookAtHeads(state, model);
+}
+
+function lookAtHeads(state: State, model: Model): void {
+  model.dueAt = null;
+  model.waitingSince = null;
+  for (const line of model.queues.values()) {
+    const { dueAt, arrivedAt } = mustGet(state.requests, line[0] as RequestId);
+    model.dueAt = Math.min(model.dueAt ?? dueAt, dueAt);
+    model.waitingSince = Math.min(model.waitingSince ?? arrivedAt, arrivedAt);
+  }
+}
+
+/**
+ * By when a load must begin for the first token to be in time. One that has just been on the device is not urgent again at once, or
+ * two models with long lines would never let a third one in.
+ */
+export function startBy(state: State, model: Model): Micros {
+  const dueAt = Math.max(model.dueAt ?? state.now, model.leftAt);
+  return dueAt - switchInMicros(model.costs, model.phase === 'asleep');
+}
+
+/** Somebody waits for a model that is not there, or no longer: residency must look, unless others are served before it anyway. */
+export function noteWanted(state: State, model: Model): void {
+  if (model.phase !== 'cold' && model.phase !== 'asleep') return;
+  const isBehind = state.blockedAt !== null && startBy(state, model) > state.blockedAt;
+  if (!isBehind || model.failure !== null) state.residencyDirty = true;
 }
 
 /** Who is started next: interactive before batch, then the tenant that was served least, then the order of arrival. */
@@ -74,23 +107,4 @@ export function positionOf(model: Model, request: Request): number {
     }
   }
   return position;
-}
-
-/** The earliest due time among the heads of the lines; null with nobody waiting. */
-export function earliestDue(state: State, model: Model): Micros | null {
-  let due: Micros | null = null;
-  for (const line of model.queues.values()) {
-    const head = mustGet(state.requests, line[0] as RequestId);
-    if (due === null || head.dueAt < due) due = head.dueAt;
-  }
-  return due;
-}
-
-export function oldestArrival(state: State, model: Model): Micros | null {
-  let oldest: Micros | null = null;
-  for (const line of model.queues.values()) {
-    const head = mustGet(state.requests, line[0] as RequestId);
-    if (oldest === null || head.arrivedAt < oldest) oldest = head.arrivedAt;
-  }
-  return oldest;
 }

@@ -5,13 +5,13 @@
  * that it won't make room for, and nothing is evicted before its first use (while requests wait for it).
  */
 import { refuseAllWaiting, whyTooLarge } from './admission.ts';
-import { switchInMicros } from './costs.ts';
-import { isOutOfPatience, makeRoom } from './eviction.ts';
-import type { Micros, ModelId } from './ids.ts';
+import { ascending } from './ascending.ts';
+import type { Keyed } from './ascending.ts';
+import { createRoom, isOutOfPatience, makeRoom } from './eviction.ts';
 import { bytesOnTheirWayOut, freeBytes, heldBy } from './memory.ts';
-import { earliestDue, reindex } from './queues.ts';
+import { reindex, startBy } from './queues.ts';
 import type { Model, State } from './state.ts';
-import { lookAgainAt, mustGet, wakeBy } from './state.ts';
+import { lookAgainAt, wakeBy } from './state.ts';
 import { load, park, unload } from './transitions.ts';
 
 export function decideResidency(state: State): void {
@@ -19,14 +19,14 @@ export function decideResidency(state: State): void {
     return keepWake(state);
   state.residencyDirty = false;
   state.residencyWakeAt = null;
-  const drainBefore = new Set<ModelId>();
-  for (const id of state.present) {
-    const model = mustGet(state.models, id);
-    if (model.drainingSince !== null) drainBefore.add(id);
+  state.blockedAt = null;
+  const madeRoom: Model[] = [];
+  for (const model of state.present) {
+    if (model.drainingSince !== null) madeRoom.push(model);
     retire(state, model);
   }
-  const drained = bringIn(state);
-  for (const id of drainBefore) if (!drained.has(id)) mustGet(state.models, id).drainingSince = null;
+  const draining = bringIn(state);
+  for (const model of madeRoom) if (!draining.has(model)) model.drainingSince = null;
   keepWake(state);
 }
 
@@ -80,56 +80,57 @@ export function lookAgainWhenIdle(state: State, model: Model): void {
 // ---------------------------------------------------------------- coming in
 
 /** Loads what fits, makes room for what doesn't; returns the models that were asked to make room. */
-function bringIn(state: State): Set<ModelId> {
-  const draining = new Set<ModelId>();
-  const ahead = new Set<ModelId>();
+function bringIn(state: State): ReadonlySet<Model> {
+  const room = createRoom();
   /** Free now, and free once the evictions under way are done; what earlier models in the order need is taken off both. */
   let free = freeBytes(state);
   let coming = free + bytesOnTheirWayOut(state);
-  if (coming < 0) coming += makeRoom(state, { forModel: null, missing: -coming, draining, ahead });
+  if (coming < 0) coming += makeRoom(state, room, null, -coming).bytes;
   let loads = state.loading.size;
   const mostLoads = Math.max(1, Math.floor(state.device.lanes / 2));
-  for (const model of inOrderOfUrgency(state)) {
-    ahead.add(model.id);
+  for (const { model, key } of inOrderOfUrgency(state)) {
+    room.ahead.add(model);
     const need = model.costs.loadedBytes - heldBy(state, model.id);
-    if (need > coming) coming += makeRoom(state, { forModel: model, missing: need - coming, draining, ahead });
-    if (need <= free && need <= coming) {
-      if (loads < mostLoads) {
-        load(state, model, free);
-        loads++;
+    if (need > coming) {
+      const made = makeRoom(state, room, model, need - coming);
+      coming += made.bytes;
+      if (need > coming && !made.isDraining) {
+        // It can't have room yet: those behind it may use what is free. Once it is out of patience, nothing passes it any more.
+        if (!isOutOfPatience(state, model)) continue;
+        state.blockedAt = key;
+        break;
       }
-    } else if (need > coming && !isOutOfPatience(state, model)) {
-      // It can't have room yet: those behind it may use what is free. Once it is out of patience, nothing passes it any more.
-      continue;
+    }
+    if (need <= free && need <= coming && loads < mostLoads) {
+      load(state, model, free);
+      loads++;
     }
     free -= need;
     coming -= need;
   }
-  return draining;
+  return room.draining;
 }
 
-/** Models that somebody waits for, most urgent first: by when a load must begin for the first token to be in time. */
-function inOrderOfUrgency(state: State): Model[] {
-  const startBy = new Map<ModelId, Micros>();
-  const candidates: Model[] = [];
-  for (const id of state.wanted) {
-    const model = mustGet(state.models, id);
+interface Candidate extends Keyed {
+  readonly model: Model;
+}
+
+/** Models that somebody waits for, most urgent first. */
+function inOrderOfUrgency(state: State): Iterable<Candidate> {
+  const candidates: Candidate[] = [];
+  for (const model of state.wanted) {
     if (model.phase !== 'cold' && model.phase !== 'asleep') continue;
     if (model.failure !== null && state.now < model.failure.retryAt) {
       lookAgainAt(state, model.failure.retryAt);
       continue;
     }
     const tooLarge = whyTooLarge(state, model);
-    if (tooLarge !== null) {
+    if (tooLarge === null) candidates.push({ model, key: startBy(state, model) });
+    else {
       refuseAllWaiting(state, model, tooLarge);
       model.loadAsked = false;
       reindex(state, model);
-      continue;
     }
-    // One that has just been on the device is not urgent again at once, or two with long lines would never let a third in.
-    const due = Math.max(earliestDue(state, model) ?? state.now, model.leftAt);
-    startBy.set(id, due - switchInMicros(model.costs, model.phase === 'asleep'));
-    candidates.push(model);
   }
-  return candidates.toSorted((a, b) => mustGet(startBy, a.id) - mustGet(startBy, b.id));
+  return ascending(candidates);
 }

@@ -23,7 +23,7 @@ export function computeLanes(state: State): number {
 /** Lanes of slices that have not been seen to end. */
 export function grantedLanes(state: State): number {
   let lanes = 0;
-  for (const id of state.sliced) lanes += mustGet(state.models, id).slice?.lanes ?? 0;
+  for (const { slice } of state.sliced) lanes += slice?.lanes ?? 0;
   return lanes;
 }
 
@@ -41,8 +41,7 @@ export function quantumMicros(state: State, contenders: readonly Model[], lanes:
 export function grantSlices(state: State): void {
   const lanes = computeLanes(state);
   const busy: Model[] = [];
-  for (const id of state.busy) {
-    const model = mustGet(state.models, id);
+  for (const model of state.busy) {
     if (model.quietUntil > state.now) wakeBy(state, model.quietUntil);
     else busy.push(model);
   }
@@ -66,8 +65,7 @@ export function grantSlices(state: State): void {
 
 /** Slices that hold more lanes than their share, or that have no end while others wait, are told to end after their step. */
 function takeBack(state: State, share: number, needsTurns: boolean, overcommitted: boolean): void {
-  for (const id of state.sliced) {
-    const { slice } = mustGet(state.models, id);
+  for (const { id, slice } of state.sliced) {
     if (slice === null || slice.ending) continue;
     if (slice.lanes <= share && !(needsTurns && slice.micros === null) && !(overcommitted && slice.micros === null))
       continue;
@@ -95,5 +93,5 @@ function widen(state: State, busy: readonly Model[], free: number): void {
 function grant(state: State, model: Model, lanes: number, micros: Micros | null, because: Because): void {
   const id = act(state, { type: 'grantSlice', modelId: model.id, lanes, micros }, because);
   model.slice = { id, lanes, grantedAt: state.now, micros, ending: false };
-  state.sliced.add(model.id);
+  state.sliced.add(model);
 }

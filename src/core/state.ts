@@ -43,6 +43,9 @@ export interface Model {
   /** Waiting requests by tenant, in the order of arrival (a preempted one comes first). */
   readonly queues: Map<TenantId, RequestId[]>;
   waiting: number;
+  /** Of those at the head of a line: the earliest due time and the earliest arrival; null with nobody waiting. */
+  dueAt: Micros | null;
+  waitingSince: Micros | null;
   /** Requests that its engine has. */
   readonly active: Set<RequestId>;
   slice: Slice | null;
@@ -74,8 +77,8 @@ export interface Request {
   readonly arrivedAt: Micros;
   /** When its first token is due; orders work, refuses nothing. */
   readonly dueAt: Micros;
-  /** Waits longest until then; set anew when it is preempted. */
-  refuseAt: Micros;
+  /** Since when it waits: its arrival, or when it was preempted. */
+  queuedAt: Micros;
   readonly interTokenGoalMicros: Micros;
   readonly promptTokens: number;
   readonly maxTokens: number;
@@ -107,6 +110,8 @@ export interface State {
   stopping: boolean;
   readonly models: Map<ModelId, Model>;
   readonly requests: Map<RequestId, Request>;
+  /** All that wait, the longest first. */
+  readonly waiting: Set<Request>;
   readonly tenants: Map<TenantId, Tenant>;
   /** The counter of the tenant that was last to leave the node: where the next one starts if it is empty. */
   lastCounter: number;
@@ -116,21 +121,23 @@ export interface State {
   /** Most lanes that may be granted now: the device's, or more for a moment after it was configured to fewer. */
   laneCeiling: number;
   /** Indices, so that an event costs the same with ten models as with ten thousand. */
-  readonly present: Set<ModelId>;
-  readonly pinned: Set<ModelId>;
-  readonly wanted: Set<ModelId>;
-  readonly busy: Set<ModelId>;
-  readonly sliced: Set<ModelId>;
-  readonly loading: Set<ModelId>;
+  readonly present: Set<Model>;
+  readonly pinned: Set<Model>;
+  readonly wanted: Set<Model>;
+  readonly busy: Set<Model>;
+  readonly sliced: Set<Model>;
+  readonly loading: Set<Model>;
   /** Something changed that residency must look at. */
   residencyDirty: boolean;
+  /** How urgent the model is that is out of patience and can't have room yet: nothing less urgent can have any either. */
+  blockedAt: Micros | null;
   /** When residency must look again though nothing happened: a keep-alive, a patience, a back-off runs out. */
   residencyWakeAt: Micros | null;
   /** Models with waiting requests that might be started now. */
-  readonly startable: Set<ModelId>;
+  readonly startable: Set<Model>;
   /** The earliest moment at which time alone changes a decision. */
   wakeAt: Micros | null;
-  /** The earliest moment at which a waiting request must be refused. */
+  /** The earliest moment at which a waiting request may have to be refused; null: none waits. */
   nextRefusalAt: Micros | null;
   /** Counters of outcomes: each request ends in exactly one. */
   readonly outcomes: { arrived: number; finished: number; failed: number; refused: number; cancelled: number };
@@ -153,6 +160,7 @@ export function createState(): State {
     stopping: false,
     models: new Map(),
     requests: new Map(),
+    waiting: new Set(),
     tenants: new Map(),
     lastCounter: 0,
     held: new Map(),
@@ -165,6 +173,7 @@ export function createState(): State {
     sliced: new Set(),
     loading: new Set(),
     residencyDirty: false,
+    blockedAt: null,
     residencyWakeAt: null,
     startable: new Set(),
     wakeAt: null,
@@ -184,6 +193,8 @@ export function createModel(spec: ModelSpec): Model {
     loadedRevision: null,
     queues: new Map(),
     waiting: 0,
+    dueAt: null,
+    waitingSince: null,
     active: new Set(),
     slice: null,
     lastSliceEndedAt: 0,

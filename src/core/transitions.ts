@@ -3,19 +3,18 @@ import type { Because } from './actions.ts';
 import { switchInMicros } from './costs.ts';
 import type { Bytes } from './ids.ts';
 import { heldBy, hold } from './memory.ts';
-import { earliestDue, reindex } from './queues.ts';
+import { reindex } from './queues.ts';
 import type { Model, State } from './state.ts';
 import { act } from './state.ts';
 
 /** Reserves the bytes, and loads or wakes the model. `free`: what the caller compared. */
 export function load(state: State, model: Model, free: Bytes): void {
   const reservedBytes = Math.max(model.costs.loadedBytes, heldBy(state, model.id));
-  const due = earliestDue(state, model);
   const because: Because = {
     rule: model.waiting > 0 ? 'most-urgent' : 'asked',
     from: model.phase,
     waiting: model.waiting,
-    slackMicros: due === null ? 0 : due - state.now,
+    slackMicros: model.dueAt === null ? 0 : model.dueAt - state.now,
     expectedMicros: switchInMicros(model.costs, model.phase === 'asleep'),
     reservedBytes,
     freeBytes: free,

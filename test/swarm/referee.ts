@@ -73,15 +73,15 @@ export class Referee {
     const { state } = this.#world;
     const free = computeLanes(state) - grantedLanes(state);
     let isEnding = false;
-    for (const id of state.sliced) isEnding ||= this.#model(id).slice?.ending === true;
-    for (const id of state.busy) {
-      const model = this.#model(id);
+    for (const { slice } of state.sliced) isEnding ||= slice?.ending === true;
+    for (const model of state.busy) {
+      const { id } = model;
       const isIdle = model.slice === null && model.quietUntil <= state.now;
       if (isIdle && free > 0 && !isEnding) this.#cry('a lane is idle and a model has work', { model: id, free });
       if (isIdle && state.sliced.size === 0) this.#cry('a model has work and none computes', { model: id, free });
     }
-    for (const id of state.startable) {
-      const model = this.#model(id);
+    for (const model of state.startable) {
+      const { id } = model;
       const isLeaving = model.drainingSince !== null || model.stopAsked || model.loadedRevision !== model.spec.revision;
       if (!isLeaving && model.active.size < model.spec.parallel) {
         this.#cry('a request waits beside a free place', {
@@ -98,8 +98,8 @@ export class Referee {
   #conserveRoom(): void {
     const { state } = this.#world;
     if (state.loading.size > 0 || state.wanted.size !== 1) return;
-    for (const id of state.wanted) {
-      const model = this.#model(id);
+    for (const model of state.wanted) {
+      const { id } = model;
       const isBackingOff = model.failure !== null && state.now < model.failure.retryAt;
       const need = model.costs.loadedBytes - (state.held.get(id) ?? 0);
       if ((model.phase === 'cold' || model.phase === 'asleep') && !isBackingOff && need <= freeBytes(state)) {
