@@ -39,7 +39,7 @@ function mix(value: number): number {
 const countWords = (text: string): number => text.split(/\s+/).filter((word) => word !== '').length;
 
 /** A prompt as one text, and its tokens: a word is one, a message costs one more, as a template's marks would. */
-export function readPrompt(input: PromptInput): { readonly text: string; readonly tokens: number } {
+function readPrompt(input: PromptInput): { readonly text: string; readonly tokens: number } {
   if (input.type === 'tokens') return { text: input.tokens.join(' '), tokens: input.tokens.length };
   if (input.type === 'text') return { text: input.text, tokens: countWords(input.text) };
   const text = input.messages.map((message) => `${message.role}: ${message.content}`).join('\n');

@@ -32,7 +32,7 @@ export interface FakeCosts {
   readonly naturalTokens: number;
 }
 
-export const FAKE_COSTS: FakeCosts = {
+const FAKE_COSTS: FakeCosts = {
   loadMicros: 150 * MILLI,
   wakeMicros: 30 * MILLI,
   sleepMicros: 10 * MILLI,
@@ -48,7 +48,7 @@ export const FAKE_COSTS: FakeCosts = {
 };
 
 /** What a real machine does to us, on demand. Each acts on the model opened last under that id. */
-export interface FakeFaults {
+interface FakeFaults {
   /** The process dies now. Out of memory: the same, with that reason. */
   crash(modelId: ModelId, reason?: string): void;
   /** The process dies when it has computed `steps` more steps. */

@@ -55,6 +55,19 @@ describe('supervisor', () => {
     expect(child.lines().at(-1)).toBe('line 499');
   });
 
+  it('survives a child that writes nonsense to its channel', async () => {
+    const heard: unknown[] = [];
+    const child = supervisor.spawn(
+      node(
+        `const channel = process.env.NODE_CHANNEL_FD ?? 3; process.send({ a: 1 });
+         require('node:fs').writeSync(Number(channel), '}{ nonsense\\n'); setTimeout(() => process.send({ b: 'ü' }, () => process.exit(0)), 20)`,
+        { onMessage: (message) => heard.push(message) },
+      ),
+    );
+    await child.exited;
+    expect(heard).toEqual([{ a: 1 }, undefined, { b: 'ü' }]);
+  });
+
   it('asks politely first', async () => {
     const child = await ready('process.on("message", () => process.exit(0)); process.send("up")');
     expect(await child.stop({ type: 'exit' })).toMatchObject({ took: 'polite', seenFree: true, exit: { code: 0 } });

@@ -11,6 +11,8 @@ import type { Bytes, Micros } from '../core/ids.ts';
 import { MILLI, SECOND } from '../core/ids.ts';
 import { findMemoryGroups } from './cgroup.ts';
 import type { MemoryGroup, MemoryGroups } from './cgroup.ts';
+import { CHANNEL_ENV, CHANNEL_STDIO, openChannel } from './channel.ts';
+import type { Channel } from './channel.ts';
 import { groupHoldsMemory, readProcessMemory } from './memory.ts';
 import type { ProcessMemory } from './memory.ts';
 import { realTimer } from './timer.ts';
@@ -26,6 +28,7 @@ export interface ChildOptions {
   readonly ipc: boolean;
   /** 0–19; raised so that the node itself stays responsive. */
   readonly niceness: number;
+  /** Each message of the child; undefined for what is no JSON. */
   onMessage?(message: unknown): void;
   /** A line that the child printed, at most `MAX_LINE` characters of it. */
   onLine?(line: string): void;
@@ -139,11 +142,12 @@ interface Context {
 
 function startChild(options: ChildOptions, context: Context): Child {
   const process_ = spawn(options.command, options.args, {
-    env: options.env,
+    env: options.ipc ? { ...options.env, ...CHANNEL_ENV } : options.env,
     detached: true,
     serialization: 'json',
-    stdio: ['ignore', 'pipe', 'pipe', options.ipc ? 'ipc' : 'ignore'],
+    stdio: ['ignore', 'pipe', 'pipe', options.ipc ? CHANNEL_STDIO : 'ignore'],
   });
+  const channel = options.ipc ? openChannel(process_, (message) => options.onMessage?.(message)) : null;
   const pid = process_.pid ?? 0;
   const lines = keepLines(process_, options);
   let exit: ChildExit | null = null;
@@ -182,17 +186,11 @@ function startChild(options: ChildOptions, context: Context): Child {
       if (process_.pid === undefined) finish(null, null, error);
     });
   });
-  if (options.onMessage) process_.on('message', (message) => options.onMessage?.(message));
-
   const child: Child = {
     pid,
     exit: () => exit,
     exited,
-    send(message) {
-      if (exit !== null || !process_.connected) return false;
-      // A channel that closes meanwhile is no error of the caller: the exit will be told.
-      return attempt(() => process_.send(message, () => {}));
-    },
+    send: (message) => exit === null && channel !== null && channel.send(message),
     lines: () => lines,
     memory: () => (exit === null && pid > 0 ? readProcessMemory(pid) : null),
     limitMemory(bytes) {
@@ -210,7 +208,7 @@ function startChild(options: ChildOptions, context: Context): Child {
       return 'watchdog';
     },
     stop(polite) {
-      stopping ??= stopChild(child, process_, polite, { ...context, group }).then((report) => {
+      stopping ??= stopChild(child, channel, polite, { ...context, group }).then((report) => {
         if (!report.seenFree) stopping = null;
         return report;
       });
@@ -222,7 +220,7 @@ function startChild(options: ChildOptions, context: Context): Child {
 
 async function stopChild(
   child: Child,
-  process_: ChildProcess,
+  channel: Channel | null,
   polite: object | undefined,
   context: Context & { readonly group: MemoryGroup | null },
 ): Promise<StopReport> {
@@ -242,7 +240,7 @@ async function stopChild(
     signalGroup(child.pid, 'SIGKILL');
     await within(timer, patience.killMicros, child.exited);
   }
-  if (process_.connected) attempt(() => process_.disconnect());
+  channel?.close();
   const seenFree = child.pid === 0 || (await seeFree(child.pid, context.group, context));
   return { exit: child.exit(), took, micros: timer.now() - start, seenFree };
 }

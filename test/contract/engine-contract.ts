@@ -23,7 +23,7 @@ export interface ContractWorld {
   readonly patienceMicros: Micros;
 }
 
-export type ContractPart = 'compute' | 'sleep' | 'embed' | 'death' | 'files' | 'resume';
+type ContractPart = 'compute' | 'sleep' | 'embed' | 'death' | 'files' | 'resume';
 
 export interface ContractOptions {
   /** Parts that this engine can't do, each with the reason. */

@@ -64,7 +64,7 @@ export interface Heard {
   types(type: EngineEvent['type']): string[];
 }
 
-export interface Seen {
+interface Seen {
   readonly slices: SliceReport[];
   readonly deaths: string[];
   readonly memory: MemorySample[];
