@@ -185,6 +185,7 @@ export function refuseAllWaiting(state: State, model: Model, refusal: Refusal): 
 
 /** Requests that have waited too long are told so. The first of those that wait has waited longest. */
 export function refuseOverdue(state: State): void {
+  if (state.waiting.size === 0) state.nextRefusalAt = null;
   if (state.nextRefusalAt !== null && state.now >= state.nextRefusalAt) {
     state.nextRefusalAt = null;
     for (const request of state.waiting) {

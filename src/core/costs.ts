@@ -31,8 +31,9 @@ export function createCosts(spec: ModelSpec): CostState {
   };
 }
 
-/** A quarter of the new: follows a change within a few events, and one outlier moves it by a quarter only. */
-const blend = (old: number, seen: number): number => Math.round(old + (seen - old) / 4);
+/** A quarter of the new: follows a change within a few events, and one outlier moves it by a quarter only. Rounded towards the new, to get there. */
+const blend = (old: number, seen: number): number =>
+  seen < old ? Math.floor(old + (seen - old) / 4) : Math.ceil(old + (seen - old) / 4);
 
 export function learnLoad(costs: CostState, from: 'cold' | 'asleep' | 'already', micros: Micros): void {
   if (from === 'cold') costs.loadMicros = blend(costs.loadMicros, micros);

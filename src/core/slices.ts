@@ -45,47 +45,50 @@ export function grantSlices(state: State): void {
     if (model.quietUntil > state.now) wakeBy(state, model.quietUntil);
     else busy.push(model);
   }
-  const taking = busy.length >= lanes && busy.length > 1;
-  const share = taking ? 1 : Math.max(1, Math.floor(lanes / Math.max(1, busy.length)));
+  if (busy.length === 0) return;
+  const share = Math.max(1, Math.floor(lanes / busy.length));
+  const areTurns = busy.length > lanes;
   const waiting = busy
-    .filter((model) => model.slice === null)
+    .filter(({ slice }) => slice === null)
     .toSorted((a, b) => a.lastSliceEndedAt - b.lastSliceEndedAt);
   let free = lanes - grantedLanes(state);
-  if (waiting.length > 0 || free < 0) takeBack(state, share, busy.length > lanes, free < 0);
-  const micros = waiting.length > 0 && busy.length > lanes ? quantumMicros(state, busy, lanes) : null;
+  let short = -free;
+  for (const { slice } of busy) if (slice?.ending !== true) short += Math.max(0, share - (slice?.lanes ?? 0));
+  if (short > 0) takeBack(state, share, areTurns || free < 0);
+
+  const widths = new Map<Model, number>();
   for (const model of waiting) {
-    const granted = Math.min(share, free);
-    if (granted < 1) break;
-    const rule = taking ? 'turns-of-one-lane' : 'lanes-split';
-    grant(state, model, granted, micros, { rule, busy: busy.length, lanes, share, quantumMicros: micros ?? -1 });
-    free -= granted;
+    const width = Math.min(share, free);
+    if (width < 1) break;
+    widths.set(model, width);
+    free -= width;
   }
-  if (free > 0 && waiting.length === 0) widen(state, busy, free);
+  if (free > 0 && widths.size === waiting.length) spread(busy, widths, free);
+  const micros = areTurns && widths.size > 0 ? quantumMicros(state, busy, lanes) : null;
+  for (const [model, width] of widths) {
+    const rule = model.slice !== null ? 'lanes-spare' : areTurns ? 'turns-of-one-lane' : 'lanes-split';
+    grant(state, model, width, micros, { rule, busy: busy.length, lanes, share, quantumMicros: micros ?? -1 });
+  }
 }
 
-/** Slices that hold more lanes than their share, or that have no end while others wait, are told to end after their step. */
-function takeBack(state: State, share: number, needsTurns: boolean, overcommitted: boolean): void {
+/** Slices that hold more lanes than their share, or (`endless`) that have no end, are told to end after their step. */
+function takeBack(state: State, share: number, endless: boolean): void {
   for (const { id, slice } of state.sliced) {
-    if (slice === null || slice.ending) continue;
-    if (slice.lanes <= share && !(needsTurns && slice.micros === null) && !(overcommitted && slice.micros === null))
-      continue;
+    if (slice === null || slice.ending || !(slice.lanes > share || (endless && slice.micros === null))) continue;
     slice.ending = true;
-    act(
-      state,
-      { type: 'endSlice', modelId: id, sliceId: slice.id },
-      { rule: 'lanes-needed', lanes: slice.lanes, share },
-    );
+    const because = { rule: 'lanes-needed', lanes: slice.lanes, share };
+    act(state, { type: 'endSlice', modelId: id, sliceId: slice.id }, because);
   }
 }
 
-/** Lanes that nobody waits for go to the models that compute: a new slice replaces the open one. */
-function widen(state: State, busy: readonly Model[], free: number): void {
+/** Lanes that nobody waits for go to those who compute, the narrowest first; a new slice replaces an open one. */
+function spread(busy: readonly Model[], widths: Map<Model, number>, free: number): void {
   let spare = free;
-  for (const [index, model] of busy.entries()) {
-    const { slice } = model;
-    const more = Math.ceil(spare / (busy.length - index));
-    if (slice === null || slice.ending || more === 0) continue;
-    grant(state, model, slice.lanes + more, null, { rule: 'lanes-spare', spare, busy: busy.length });
+  const widthOf = (model: Model): number => widths.get(model) ?? model.slice?.lanes ?? 0;
+  const open = busy.filter(({ slice }) => slice?.ending !== true).toSorted((a, b) => widthOf(a) - widthOf(b));
+  for (const [index, model] of open.entries()) {
+    const more = Math.ceil(spare / (open.length - index));
+    if (more > 0) widths.set(model, widthOf(model) + more);
     spare -= more;
   }
 }

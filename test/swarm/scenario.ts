@@ -108,8 +108,8 @@ function drawPhysics(prng: Prng, spec: ModelSpec, isExact: boolean): Physics {
   };
 }
 
-/** Throws where the run breaks a rule. */
-export function run(seed: number): RunResult {
+/** Throws where the run breaks a rule. `listen` hears every input of the arbiter and its answer. */
+export function run(seed: number, listen: World['onDecision'] = null): RunResult {
   const prng = createPrng(seed);
   const trouble = drawTrouble(prng);
   const config = drawConfig(prng);
@@ -128,7 +128,8 @@ export function run(seed: number): RunResult {
     },
   });
   const seen = { handled: 0, preempted: 0, loads: 0 };
-  world.onDecision = (_, actions) => {
+  world.onDecision = (input, actions) => {
+    listen?.(input, actions);
     seen.handled++;
     for (const { type } of actions) {
       if (type === 'preemptRequest') seen.preempted++;

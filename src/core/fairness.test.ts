@@ -1,0 +1,92 @@
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { Story } from '../../test/story.ts';
+import { charge, enter, leastServed, leave, tenantOf } from './fairness.ts';
+import { tenantId } from './ids.ts';
+import { createState } from './state.ts';
+
+const [ann, bob, eve] = ['ann', 'bob', 'eve'].map(tenantId) as [
+  ReturnType<typeof tenantId>,
+  ReturnType<typeof tenantId>,
+  ReturnType<typeof tenantId>,
+];
+
+describe('virtual token counter', () => {
+  it('serves the tenant with the least service next, and the first of equals', () => {
+    const state = createState();
+    charge(tenantOf(state, ann), 100);
+    charge(tenantOf(state, bob), 99);
+    expect(leastServed(state, [ann, bob])).toBe(bob);
+    expect(leastServed(state, [ann, eve, bob])).toBe(eve);
+    charge(tenantOf(state, bob), 1);
+    expect(leastServed(state, [bob, ann])).toBe(bob);
+    expect(leastServed(state, [])).toBeNull();
+  });
+
+  it('counts half for twice the weight', () => {
+    const state = createState();
+    tenantOf(state, ann).weight = 2;
+    charge(tenantOf(state, ann), 100);
+    charge(tenantOf(state, bob), 60);
+    expect(leastServed(state, [ann, bob])).toBe(ann);
+  });
+
+  it('lifts who comes back to the least of those who are there: idling earns no credit', () => {
+    const state = createState();
+    const [a, b] = [tenantOf(state, ann), tenantOf(state, bob)];
+    enter(state, a);
+    charge(a, 1_000);
+    enter(state, b);
+    expect(b.counter).toBe(a.counter);
+  });
+
+  it('in an empty node, lifts to the counter of who was last to leave', () => {
+    const state = createState();
+    const [a, b] = [tenantOf(state, ann), tenantOf(state, bob)];
+    enter(state, a);
+    charge(a, 1_000);
+    leave(state, a);
+    enter(state, b);
+    expect(b.counter).toBe(a.counter);
+  });
+
+  it('keeps two backlogged tenants within one charge of each other', () => {
+    const charges = fc.array(fc.integer({ min: 1, max: 500 }), { minLength: 1, maxLength: 200 });
+    fc.assert(
+      fc.property(charges, fc.integer({ min: 1, max: 5 }), (costs, weight) => {
+        const state = createState();
+        tenantOf(state, ann).weight = weight;
+        for (const id of [ann, bob]) enter(state, tenantOf(state, id));
+        for (const cost of costs) {
+          const next = leastServed(state, [ann, bob]);
+          if (next !== null) charge(tenantOf(state, next), cost);
+          const gap = Math.abs(tenantOf(state, ann).counter - tenantOf(state, bob).counter);
+          expect(gap).toBeLessThanOrEqual(500_000);
+        }
+      }),
+    );
+  });
+
+  it('starts the least served tenant’s request, and says with which counter', () => {
+    const story = new Story({ models: { a: { parallel: 1 } } });
+    story.run('ann1', 'a', { tenant: 'ann', promptTokens: 500 });
+    story.ask('ann2', 'a', { tenant: 'ann' });
+    story.ask('bob1', 'a', { tenant: 'bob' });
+    story.finished('ann1', { promptTokens: 500, outputTokens: 50 });
+    const start = story.one('startRequest');
+    // Ann has had 500 + 2 × 50 tokens; Bob was lifted to the 500 that Ann had been charged when he came.
+    expect(start).toMatchObject({
+      requestId: 'bob1',
+      because: { rule: 'least-served', active: 1, parallel: 1, waiting: 1 },
+    });
+    expect(tenantOf(story.state, ann).counter).toBe(600_000);
+  });
+
+  it('charges the prompt when it is taken, so that a burst is not all taken at the old counter', () => {
+    const story = new Story({ models: { a: { parallel: 2 } } });
+    for (const id of ['ann1', 'ann2']) story.ask(id, 'a', { tenant: 'ann', promptTokens: 100 });
+    story.ask('bob1', 'a', { tenant: 'bob', promptTokens: 100 });
+    story.loaded('a');
+    expect(story.all('startRequest').map(({ requestId: id }) => id)).toEqual(['ann1', 'bob1']);
+  });
+});
