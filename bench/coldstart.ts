@@ -33,7 +33,10 @@ export async function run(args: BenchArgs): Promise<BenchResult> {
   try {
     const berth = await startBerth({ config: { modelsDir: folder, device: { memory: '4GiB', lanes: 2 } } });
     started.push(berth);
-    const router = binary === null ? null : await startRouter({ binary, modelsDir: folder, modelsMax: 4, threads: 2, contextTokens: 4096, parallel: 4 });
+    const router =
+      binary === null
+        ? null
+        : await startRouter({ binary, modelsDir: folder, modelsMax: 4, threads: 2, contextTokens: 4096, parallel: 4 });
     if (router !== null) started.push(router);
     const rows: BenchRow[] = [];
     for (const { id, bar } of MODELS) {
@@ -54,7 +57,14 @@ export async function run(args: BenchArgs): Promise<BenchResult> {
         metric: 'first token',
         unit: 'ms',
         berth: berthMillis,
-        ...(peerMillis === null ? {} : { peer: peerMillis, ratio: berthMillis / peerMillis, bar: `≤ ${bar} × the router`, pass: berthMillis <= bar * peerMillis }),
+        ...(peerMillis === null
+          ? {}
+          : {
+              peer: peerMillis,
+              ratio: berthMillis / peerMillis,
+              bar: `≤ ${bar} × the router`,
+              pass: berthMillis <= bar * peerMillis,
+            }),
       });
       rows.push({ case: `${id}, loaded`, metric: 'first token', unit: 'ms', berth: await warm(berth, id, rounds) });
     }
@@ -67,7 +77,8 @@ export async function run(args: BenchArgs): Promise<BenchResult> {
 
 async function firstToken(server: Server, model: string): Promise<number> {
   const answer = await ask({ url: server.url, model, prompt: 'Once upon a time', maxTokens: 2 });
-  if (answer.error !== null || answer.chunkMillis.length === 0) throw new Error(`${server.name}: ${answer.error ?? 'no token'}`);
+  if (answer.error !== null || answer.chunkMillis.length === 0)
+    throw new Error(`${server.name}: ${answer.error ?? 'no token'}`);
   return answer.ttftMillis;
 }
 
@@ -79,10 +90,16 @@ async function warm(server: Server, model: string, rounds: number): Promise<numb
 }
 
 async function post(url: string, body: object): Promise<void> {
-  const response = await fetch(url, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) });
+  const response = await fetch(url, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify(body),
+  });
   if (!response.ok) throw new Error(`${url}: ${response.status} ${await response.text()}`);
   await response.body?.cancel();
 }
 
-const unload = (berth: Server, id: string): Promise<void> => post(`${berth.adminUrl}/api/admin/models/${id}/stop`, { force: false });
-const unloadOnRouter = (router: Server, id: string): Promise<void> => post(`${router.url}/models/unload`, { model: id });
+const unload = (berth: Server, id: string): Promise<void> =>
+  post(`${berth.adminUrl}/api/admin/models/${id}/stop`, { force: false });
+const unloadOnRouter = (router: Server, id: string): Promise<void> =>
+  post(`${router.url}/models/unload`, { model: id });

@@ -38,10 +38,17 @@ export async function run(args: BenchArgs): Promise<BenchResult> {
     const started = performance.now();
     const order = zipfOrder(names, requests);
     const server = berth;
-    const answers = await inFlight(IN_FLIGHT, order.map((model, index) => () => ask(question(server, model, index))));
+    const answers = await inFlight(
+      IN_FLIGHT,
+      order.map((model, index) => () => ask(question(server, model, index))),
+    );
     const seconds = (performance.now() - started) / 1000;
     memory.stop();
-    return result('overcommit', rowsOf(answers, alone, { seconds, budgetBytes, peakBytes: memory.peakBytes, samples: memory.samples }), { requests, budgetBytes });
+    return result(
+      'overcommit',
+      rowsOf(answers, alone, { seconds, budgetBytes, peakBytes: memory.peakBytes, samples: memory.samples }),
+      { requests, budgetBytes },
+    );
   } finally {
     await berth?.stop();
     rmSync(folder, { recursive: true, force: true });
@@ -71,14 +78,20 @@ interface ModelsBody {
 }
 
 /** What the larger of the two models takes on this machine, and what the node holds beside models. */
-async function measureLargest(folder: string, names: readonly string[]): Promise<{ modelBytes: number; overheadBytes: number }> {
+async function measureLargest(
+  folder: string,
+  names: readonly string[],
+): Promise<{ modelBytes: number; overheadBytes: number }> {
   const server = await startBerth({ config: config(folder, '4GiB') });
   try {
     for (const model of names) await ask(question(server, model, 0));
     const { models } = (await (await fetch(`${server.adminUrl}/api/admin/models`)).json()) as ModelsBody;
     const { device } = (await (await fetch(`${server.adminUrl}/api/admin/status`)).json()) as StatusBody;
     const held = models.map(({ chargedBytes }) => chargedBytes);
-    return { modelBytes: Math.max(...held), overheadBytes: device.reservedBytes - held.reduce((sum, bytes) => sum + bytes, 0) };
+    return {
+      modelBytes: Math.max(...held),
+      overheadBytes: device.reservedBytes - held.reduce((sum, bytes) => sum + bytes, 0),
+    };
   } finally {
     await server.stop();
   }
@@ -88,7 +101,8 @@ async function measureLargest(folder: string, names: readonly string[]): Promise
 async function answersAlone(server: Server, names: readonly string[]): Promise<Map<string, string>> {
   const alone = new Map<string, string>();
   for (const model of names.slice(0, 2)) {
-    for (const [index, prompt] of PROMPTS.entries()) alone.set(`${model}|${prompt}`, (await ask(question(server, model, index))).text);
+    for (const [index, prompt] of PROMPTS.entries())
+      alone.set(`${model}|${prompt}`, (await ask(question(server, model, index))).text);
   }
   return alone;
 }
@@ -136,9 +150,30 @@ function rowsOf(answers: readonly Answer[], alone: ReadonlyMap<string, string>, 
   const tokens = answers.reduce((sum, { outputTokens }) => sum + outputTokens, 0);
   const mib = (bytes: number): number => Math.round(bytes / 1024 / 1024);
   return [
-    { ...what, metric: 'requests answered', unit: `of ${answers.length}`, berth: answered, bar: 'all', pass: answered === answers.length },
-    { ...what, metric: 'answers that are the model’s own', unit: `of ${answers.length}`, berth: right, bar: 'all', pass: right === answers.length },
-    { ...what, metric: `peak memory of all runners (${run.samples} samples)`, unit: 'MiB', berth: mib(run.peakBytes), bar: `≤ ${mib(run.budgetBytes)}`, pass: run.peakBytes <= run.budgetBytes },
+    {
+      ...what,
+      metric: 'requests answered',
+      unit: `of ${answers.length}`,
+      berth: answered,
+      bar: 'all',
+      pass: answered === answers.length,
+    },
+    {
+      ...what,
+      metric: 'answers that are the model’s own',
+      unit: `of ${answers.length}`,
+      berth: right,
+      bar: 'all',
+      pass: right === answers.length,
+    },
+    {
+      ...what,
+      metric: `peak memory of all runners (${run.samples} samples)`,
+      unit: 'MiB',
+      berth: mib(run.peakBytes),
+      bar: `≤ ${mib(run.budgetBytes)}`,
+      pass: run.peakBytes <= run.budgetBytes,
+    },
     { ...what, metric: 'TTFT p50', unit: 'ms', berth: percentile(ttft, 50) },
     { ...what, metric: 'TTFT p95', unit: 'ms', berth: percentile(ttft, 95) },
     { ...what, metric: 'TTFT p99', unit: 'ms', berth: percentile(ttft, 99) },

@@ -40,7 +40,8 @@ interface Chunk {
   readonly error?: { readonly message?: string };
 }
 
-const agent = new Agent({ keepAlive: true, maxSockets: 1024 });
+// A connection for each request: some servers close idle ones without a word, which must not count against them.
+const agent = new Agent({ keepAlive: false, maxSockets: 1024 });
 
 /** Streams one answer. Never rejects: what went wrong is in the answer. */
 export function ask({
