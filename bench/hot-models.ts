@@ -23,7 +23,7 @@ export const about = 'tokens/s in all with 1, 2, 4, 8 busy models, against llama
 
 interface Contender {
   readonly name: string;
-  start(): Promise<Server>;
+  readonly start: () => Promise<Server>;
 }
 
 export async function run(args: BenchArgs): Promise<BenchResult> {

@@ -36,12 +36,6 @@ const kilobytes = (text: string, field: string): number =>
 /** Proportional set size: shared pages are counted once, divided among those that map them. Bytes. */
 export const pssBytes = (pid: number): number => kilobytes(readProc(`${pid}/smaps_rollup`), 'Pss') * 1024;
 
-/** User + system time so far, in milliseconds (the kernel counts hundredths of a second). */
-export function cpuMillis(pid: number): number {
-  const fields = readProc(`${pid}/stat`).split(') ').at(-1)?.split(' ') ?? [];
-  return (Number(fields[11] ?? 0) + Number(fields[12] ?? 0)) * 10;
-}
-
 export interface MemoryWatch {
   readonly samples: number;
   readonly peakBytes: number;

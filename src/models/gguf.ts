@@ -19,6 +19,7 @@ export interface GgufFacts {
   readonly trainedContextTokens: number | null;
   readonly layers: number | null;
   readonly embeddingLength: number | null;
+  readonly feedForwardLength: number | null;
   readonly heads: number | null;
   /** The largest of the layers, where they differ. */
   readonly kvHeads: number | null;
@@ -129,6 +130,7 @@ function factsOf(header: GgufHeader, fileBytes: number): GgufFacts {
     trainedContextTokens: most('context_length'),
     layers,
     embeddingLength,
+    feedForwardLength: most('feed_forward_length'),
     heads,
     kvHeads: kvHeadsByLayer === null ? null : Math.max(...kvHeadsByLayer),
     keyLength,
