@@ -4,10 +4,11 @@
  */
 import type { RequestId } from '../../core/ids.ts';
 import { MIB } from '../../core/ids.ts';
-import { asBerthError, BerthError } from '../../errors.ts';
+import { BerthError } from '../../errors.ts';
 import type { ModelLaunch } from '../engine.ts';
 import { type Pointer, viewAt } from './binding.ts';
 import type { EmbedJob } from './commands.ts';
+import { failedEvent, nowMicros } from './common.ts';
 import type { Emit, StepOutcome } from './generator.ts';
 import { makeContext, type Model, tokenize } from './model.ts';
 import { StepBatch } from './step-batch.ts';
@@ -33,7 +34,6 @@ interface Embedding {
   micros: number;
 }
 
-const nowMicros = (): number => Math.round(performance.now() * 1000);
 const powerOfTwoFrom = (least: number): number => 2 ** Math.ceil(Math.log2(Math.max(least, 1)));
 
 /** Scales to length 1, in place; a zero vector stays one. */
@@ -227,13 +227,7 @@ export class Embedder {
 
   #fail(requestId: RequestId, thrown: unknown): void {
     this.cancel(requestId);
-    const error = asBerthError(thrown);
-    this.#emit(requestId, {
-      type: 'failed',
-      code: error.code,
-      message: error.message,
-      ...(error.param === null ? {} : { param: error.param }),
-    });
+    this.#emit(requestId, failedEvent(thrown));
   }
 
   /** Frees the context; requests stay queued unless they are cancelled. */

@@ -1,9 +1,10 @@
 /** Text generation on one context: every step is one `llama_decode` over all sequences, then a token sampled for each that is due. */
 import type { RequestId } from '../../core/ids.ts';
-import { asBerthError, BerthError } from '../../errors.ts';
+import { BerthError } from '../../errors.ts';
 import type { ModelLaunch, RequestUsage, TokenLogprob } from '../engine.ts';
 import type { Pointer } from './binding.ts';
 import type { GenerateJob, JobEvent } from './commands.ts';
+import { failedEvent, nowMicros } from './common.ts';
 import { checkCacheFits, makeContext, type Model, pieceOf, tokenize } from './model.ts';
 import { LogitRows, REPEAT_WINDOW, SamplerFactory, type TokenChoice, type TokenSampler } from './sampling.ts';
 import { isDecoding, type PlannedTokens, type Sequence, SequenceTable, tokenAt, totalTokens } from './sequences.ts';
@@ -32,8 +33,6 @@ interface Generation extends Sequence {
   prefillMicros: number;
   decodeMicros: number;
 }
-
-const nowMicros = (): number => Math.round(performance.now() * 1000);
 
 export class Generator {
   readonly #model: Model;
@@ -331,13 +330,7 @@ export class Generator {
   #fail(requestId: RequestId, thrown: unknown): void {
     const generation = this.#byId.get(requestId);
     if (generation !== undefined) this.#forget(generation);
-    const error = asBerthError(thrown);
-    this.#emit(requestId, {
-      type: 'failed',
-      code: error.code,
-      message: error.message,
-      ...(error.param === null ? {} : { param: error.param }),
-    });
+    this.#emit(requestId, failedEvent(thrown));
   }
 
   #forget(generation: Generation): void {

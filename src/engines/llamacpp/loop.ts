@@ -5,6 +5,7 @@
 import type { RequestId } from '../../core/ids.ts';
 import type { ModelLaunch, SliceGrant, SliceReport } from '../engine.ts';
 import type { Job, JobEvent, JobEvents } from './commands.ts';
+import { nowMicros } from './common.ts';
 import { Embedder } from './embedder.ts';
 import { Generator, type StepOutcome } from './generator.ts';
 import type { Model } from './model.ts';
@@ -34,8 +35,6 @@ export interface LoopOptions {
   readonly onEvents: (items: JobEvents) => void;
   readonly onSliceEnd: (report: SliceReport) => void;
 }
-
-const nowMicros = (): number => Math.round(performance.now() * 1000);
 
 export class Loop {
   readonly #options: LoopOptions;

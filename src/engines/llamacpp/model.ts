@@ -1,5 +1,5 @@
 /** A loaded model file: weights, vocabulary, metadata. Contexts are made from it and freed before it. */
-import { closeSync, openSync, readSync } from 'node:fs';
+import { closeSync, openSync, readSync, writeSync } from 'node:fs';
 import { totalmem } from 'node:os';
 import { BerthError } from '../../errors.ts';
 import { MIB } from '../../core/ids.ts';
@@ -59,11 +59,12 @@ function checkFile(path: string): void {
 function logged<T>(llama: Llama, call: () => T): { result: T; mappedBytes: number; complaints: string } {
   const complaints: string[] = [];
   let mappedBytes = 0;
+  // Written at once: this thread never returns to its event loop, which would write a stream's text.
   llama.log((level, text) => {
     const mapped = /(\S+_Mapped) model buffer size = +([\d.]+) MiB/.exec(text);
     if (mapped !== null) mappedBytes += Math.round(Number(mapped[2]) * MIB);
     if (level < 3 || level > 4 || text.trim() === '') return;
-    process.stderr.write(`llama.cpp: ${text.trimEnd()}\n`);
+    writeSync(2, `llama.cpp: ${text.trimEnd()}\n`);
     if (level === 4) {
       complaints.push(text.trim().slice(0, 300));
       if (complaints.length > 3) complaints.shift();

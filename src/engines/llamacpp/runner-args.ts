@@ -8,6 +8,15 @@ export const RUNNER_NODE_ARGS: readonly string[] = [
   '--no-warnings',
 ];
 
+/**
+ * Environment of the runner's process. With a compile cache node keeps the stripped TypeScript: half the start time, and 30 MB
+ * less memory a runner, since the type stripper is never loaded (measured: 26 instead of 55 MB private, 100 instead of 200 ms).
+ */
+export const runnerEnvironment = (cacheFolder: string): NodeJS.ProcessEnv => ({
+  ...process.env,
+  NODE_COMPILE_CACHE: cacheFolder,
+});
+
 export const RUNNER_SCRIPT = new URL('./runner.ts', import.meta.url);
 
 /** The worker's heap, in MiB. A long prompt's tokens and a grammar's text are the largest things in it. */

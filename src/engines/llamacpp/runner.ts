@@ -9,10 +9,10 @@ import { asBerthError, BerthError } from '../../errors.ts';
 import type { EngineRequest, GenerateRequest } from '../engine.ts';
 import { ChatRenderer } from './chat.ts';
 import type { FromWorker, GenerateJob, Job, JobEvents, ToWorker, WorkerSetup } from './commands.ts';
-import { jsonObjectGbnf, schemaToGbnf } from './grammar.ts';
+import { failedEvent } from './common.ts';
 import type { FromRunner, ToRunner, WireEvent } from './protocol.ts';
 import { WORKER_LIMITS } from './runner-args.ts';
-import { ToolCallParser, toolGrammar } from './tools.ts';
+import { grammarOf, ToolCallParser } from './tools.ts';
 
 const startedAt = performance.now();
 const nowMicros = (): number => Math.round((performance.now() - startedAt) * 1000);
@@ -25,14 +25,6 @@ interface ToolTrack {
 
 function send(message: FromRunner): void {
   if (process.connected) process.send?.(message);
-}
-
-function grammarOf(request: GenerateRequest): string | null {
-  const { input, format } = request;
-  const forced = input.type === 'chat' ? toolGrammar(input.tools, input.toolChoice) : null;
-  if (forced !== null) return forced;
-  if (format.type === 'json_schema') return schemaToGbnf(format.schema);
-  return format.type === 'json_object' ? jsonObjectGbnf() : null;
 }
 
 const wantsTools = (request: GenerateRequest): boolean =>
@@ -98,14 +90,7 @@ class Runner {
     try {
       this.#tell({ type: 'submit', job: this.#job(request) });
     } catch (thrown) {
-      const error = asBerthError(thrown);
-      const event: WireEvent = {
-        type: 'failed',
-        code: error.code,
-        message: error.message,
-        ...(error.param === null ? {} : { param: error.param }),
-      };
-      send({ type: 'events', items: [[request.requestId, event]] });
+      send({ type: 'events', items: [[request.requestId, failedEvent(thrown)]] });
     }
   }
 

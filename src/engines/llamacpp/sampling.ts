@@ -12,8 +12,9 @@ import type { Model } from './model.ts';
 export const REPEAT_WINDOW = 64;
 /** `llama_token_data`: id, logit, p: three 32-bit words. */
 const WORDS_PER_CANDIDATE = 3;
-/** How many of the likeliest tokens a grammar is asked about before the whole vocabulary is. */
-const GRAMMAR_SHORTLIST = 64;
+/** How many of the likeliest tokens a grammar is asked about before the whole vocabulary is. A draw among them is one with top_k. */
+const GREEDY_SHORTLIST = 64;
+const DRAW_SHORTLIST = 256;
 
 /** The logits of the last decode. The memory is llama.cpp's: a row is valid until the next decode. */
 export class LogitRows {
@@ -60,6 +61,7 @@ export function argmax(row: Float32Array): number {
 
 /** The `count` tokens with the highest logits, likeliest first. */
 export function topTokens(row: Float32Array, count: number): number[] {
+  if (count === 0) return [];
   const top: number[] = [];
   let least = -Infinity;
   for (let token = 0; token < row.length; token += 1) {
@@ -252,17 +254,13 @@ export class TokenSampler {
     if (this.#chain === null) {
       const token = argmax(row);
       if (this.#grammar === null || this.#allows([token], row) !== null) return token;
-      return this.#allows(topTokens(row, GRAMMAR_SHORTLIST), row) ?? this.#allows(null, row) ?? this.#noToken();
+      return this.#allows(topTokens(row, GREEDY_SHORTLIST), row) ?? this.#allows(null, row) ?? this.#noToken();
     }
-    if (this.#grammar === null) return this.#llama.llama_sampler_sample(this.#chain, context, index);
+    const token = this.#llama.llama_sampler_sample(this.#chain, context, index);
+    if (this.#grammar === null || this.#allows([token], row) !== null) return token;
+    if (this.#allows(topTokens(row, DRAW_SHORTLIST), row) === null && this.#allows(null, row) === null) this.#noToken();
+    // The scratch candidates are masked by the grammar now: draw again among them.
     const { scratch } = this.#factory;
-    scratch.fill(null, row);
-    this.#llama.llama_sampler_apply(this.#chain, scratch.header);
-    const token = scratch.selected();
-    if (this.#allows([token], row) !== null) return token;
-    scratch.fill(null, row);
-    this.#llama.llama_sampler_apply(this.#grammar, scratch.header);
-    if (scratch.best() === null) this.#noToken();
     this.#llama.llama_sampler_apply(this.#chain, scratch.header);
     return scratch.selected();
   }

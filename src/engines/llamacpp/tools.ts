@@ -1,7 +1,8 @@
 /** Tool calls: how they are asked for where the template doesn't, how they are forced, and how they are found in the output. */
 import { randomBytes } from 'node:crypto';
-import type { ToolCall, ToolChoice, ToolSpec } from '../engine.ts';
-import { schemaToGbnf } from './grammar.ts';
+import { BerthError } from '../../errors.ts';
+import type { GenerateRequest, ToolCall, ToolChoice, ToolSpec } from '../engine.ts';
+import { jsonObjectGbnf, schemaToGbnf } from './grammar.ts';
 
 const OPEN = '<tool_call>';
 const CLOSE = '</tool_call>';
@@ -27,6 +28,11 @@ export function toolInstructions(tools: readonly ToolSpec[]): string {
 export function toolGrammar(tools: readonly ToolSpec[], choice: ToolChoice): string | null {
   if (choice === 'auto' || choice === 'none' || tools.length === 0) return null;
   const chosen = choice === 'required' ? tools : tools.filter((tool) => tool.name === choice.name);
+  if (chosen.length === 0) {
+    throw new BerthError('invalid_request', 'tool_choice names a tool that isn’t among the tools.', {
+      param: 'tool_choice',
+    });
+  }
   const anyOf = chosen.map(({ name, parameters }) => ({
     type: 'object',
     properties: { name: { const: name }, arguments: { type: 'object', ...parameters } },
@@ -42,7 +48,15 @@ export function toolGrammar(tools: readonly ToolSpec[], choice: ToolChoice): str
   return schemaToGbnf({ anyOf, $defs, definitions }, `${OPEN}\n`, `\n${CLOSE}`);
 }
 
-export interface ToolOutput {
+/** The grammar that a request's output must follow, or null. Throws as `schemaToGbnf`: the way to check a request beforehand. */
+export function grammarOf({ input, format }: Pick<GenerateRequest, 'input' | 'format'>): string | null {
+  const forced = input.type === 'chat' ? toolGrammar(input.tools, input.toolChoice) : null;
+  if (forced !== null) return forced;
+  if (format.type === 'json_schema') return schemaToGbnf(format.schema);
+  return format.type === 'json_object' ? jsonObjectGbnf() : null;
+}
+
+interface ToolOutput {
   /** Text that is no tool call. */
   readonly text: string;
   readonly calls: readonly ToolCall[];

@@ -7,19 +7,18 @@ import { asBerthError } from '../../errors.ts';
 import type { ModelLaunch } from '../engine.ts';
 import { type Llama, openLlama } from './binding.ts';
 import type { FromWorker, ToWorker, WorkerSetup } from './commands.ts';
+import { nowMicros } from './common.ts';
 import { Loop } from './loop.ts';
 import { freeModel, loadModel, type Model } from './model.ts';
 
 /** The counter wakes us; this bound is a belt besides the braces. */
 const WAIT_LIMIT_MILLIS = 1000;
 
-const nowMicros = (): number => Math.round(performance.now() * 1000);
-
 class Host {
   readonly #send: (message: FromWorker) => void;
   readonly #llama: Llama;
   #model: { readonly path: string; readonly model: Model } | null = null;
-  #loop: Loop | null = null;
+  #loop: { readonly launch: string; readonly loop: Loop } | null = null;
 
   constructor(send: (message: FromWorker) => void, llama: Llama) {
     this.#send = send;
@@ -27,11 +26,11 @@ class Host {
   }
 
   get runnable(): boolean {
-    return this.#loop?.runnable === true;
+    return this.#loop?.loop.runnable === true;
   }
 
   step(): void {
-    this.#loop?.step();
+    this.#loop?.loop.step();
   }
 
   handle(command: ToWorker): void {
@@ -43,18 +42,18 @@ class Host {
         this.#sleep();
         break;
       case 'submit':
-        if (this.#loop !== null) this.#loop.submit(command.job);
+        if (this.#loop !== null) this.#loop.loop.submit(command.job);
         else this.#refuse(command.job.requestId);
         break;
       case 'cancel':
-        this.#loop?.cancel(command.requestId);
+        this.#loop?.loop.cancel(command.requestId);
         break;
       case 'slice':
-        if (this.#loop !== null) this.#loop.openSlice(command.grant);
+        if (this.#loop !== null) this.#loop.loop.openSlice(command.grant);
         else this.#emptySlice(command.grant.sliceId, command.grant.lanes);
         break;
       case 'endSlice':
-        this.#loop?.endSlice(command.sliceId);
+        this.#loop?.loop.endSlice(command.sliceId);
         break;
     }
   }
@@ -70,11 +69,9 @@ class Host {
       };
       const modelAt = nowMicros();
       const { model } = this.#model;
-      this.#loop ??= new Loop(model, launch, {
-        prefillBudgetTokens: launch.batchTokens,
-        onEvents: (items) => this.#send({ type: 'events', items }),
-        onSliceEnd: (report) => this.#send({ type: 'sliceEnded', report }),
-      });
+      const key = JSON.stringify(launch);
+      if (this.#loop !== null && this.#loop.launch !== key) this.#disposeLoop();
+      this.#loop ??= { launch: key, loop: this.#makeLoop(model, launch) };
       const { chatTemplate, bosText, eosText, addsBos, mappedWeightBytes } = model;
       this.#send({
         type: 'loaded',
@@ -91,17 +88,28 @@ class Host {
     }
   }
 
+  #makeLoop(model: Model, launch: ModelLaunch): Loop {
+    return new Loop(model, launch, {
+      prefillBudgetTokens: launch.batchTokens,
+      onEvents: (items) => this.#send({ type: 'events', items }),
+      onSliceEnd: (report) => this.#send({ type: 'sliceEnded', report }),
+    });
+  }
+
+  #disposeLoop(): void {
+    this.#loop?.loop.dispose();
+    this.#loop = null;
+  }
+
   #sleep(): void {
     const started = nowMicros();
-    this.#loop?.dispose();
-    this.#loop = null;
+    this.#disposeLoop();
     this.#llama.trim();
     this.#send({ type: 'asleep', micros: nowMicros() - started });
   }
 
   #unload(): void {
-    this.#loop?.dispose();
-    this.#loop = null;
+    this.#disposeLoop();
     if (this.#model !== null) freeModel(this.#model.model);
     this.#model = null;
     this.#llama.trim();
