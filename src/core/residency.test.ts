@@ -179,6 +179,24 @@ describe('making room', () => {
     ).toEqual(['a', 'small']);
   });
 
+  it('does not let a sleeping model keep its bytes from a more urgent one, because somebody waits for it too', () => {
+    const residency = { keepAliveMicros: SECOND };
+    const models = { s: { canSleep: true, loadedBytes: 60 }, x: { loadedBytes: 60 }, large: { loadedBytes: 95 } };
+    const story = new Story({ device: { memoryBytes: 100 }, models, residency });
+    story.run('s1', 's');
+    story.finished('s1');
+    story.after(SECOND);
+    story.asleep('s');
+    story.run('x1', 'x', { promptTokens: 5_000, maxTokens: 1 });
+    story.ask('large1', 'large');
+    story.after(SECOND, asked('s2', 's'));
+    story.after(SECOND);
+    // 30 bytes are free, x would free 60: without the 10 of s, 95 could never be had.
+    expect(story.model('x').drainingSince).toBe(story.now);
+    story.finished('x1');
+    expect(story.all('ensureUnloaded').map(({ modelId: id }) => id)).toEqual(expect.arrayContaining(['x', 's']));
+  });
+
   it('does not let two models with long lines keep out a third', () => {
     const story = new Story({
       device: { memoryBytes: 100 },

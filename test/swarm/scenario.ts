@@ -224,12 +224,11 @@ function settle(world: World, calmAt: Micros): Record<string, number> {
       throw new Error(`never settled: request ${client.requestId} of ${client.modelId}, ${describe(world, client)}`);
     counts[client.outcome]++;
   }
-  const { outcomes } = state;
-  for (const name of ['finished', 'failed', 'refused', 'cancelled'] as const) {
-    // A client that leaves in the moment in which its answer ends is counted once, but it may be on either side.
-    const isFree = name !== 'refused';
-    if (!isFree && outcomes[name] !== counts[name])
-      throw new Error(`outcomes differ: ${name} ${outcomes[name]}, clients ${counts[name]}`);
+  const { arrived, ...outcomes } = state.outcomes;
+  if (JSON.stringify(outcomes) !== JSON.stringify(counts) || arrived !== clients.size) {
+    throw new Error(
+      `outcomes differ: the node ${JSON.stringify(state.outcomes)}, its clients ${JSON.stringify(counts)}`,
+    );
   }
   if (state.requests.size > 0)
     throw new Error(`never settled: ${state.requests.size} requests are left after ${calmAt}`);
