@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import type { ToolCall, ToolSpec } from '../engine.ts';
 import { Gbnf } from './gbnf-recogniser.ts';
-import { ToolCallParser, toolGrammar, toolInstructions } from './tools.ts';
+import { grammarOf, ToolCallParser, toolGrammar, toolInstructions } from './tools.ts';
 
 const tools: readonly ToolSpec[] = [
   {
@@ -72,6 +72,22 @@ describe('toolGrammar', () => {
     expect(named.matches('<tool_call>\n{"name": "weather", "arguments": {}}\n</tool_call>')).toBe(false);
   });
 
+  it('refuses a choice that isn’t among the tools', () => {
+    expect(() => toolGrammar(tools, { name: 'sundial' })).toThrow(
+      expect.objectContaining({ code: 'invalid_request', param: 'tool_choice' }),
+    );
+  });
+
+  it('follows the references within a tool’s parameters', () => {
+    const parameters = {
+      properties: { at: { $ref: '#/$defs/city' } },
+      required: ['at'],
+      $defs: { city: { enum: ['Oslo'] } },
+    };
+    const grammar = new Gbnf(toolGrammar([{ name: 'go', parameters }], 'required') as string);
+    expect(grammar.matches('<tool_call>\n{"name": "go", "arguments": {"at": "Oslo"}}\n</tool_call>')).toBe(true);
+  });
+
   it('leaves the choice to the model otherwise', () => {
     expect(toolGrammar(tools, 'auto')).toBeNull();
     expect(toolGrammar(tools, 'none')).toBeNull();
@@ -80,4 +96,13 @@ describe('toolGrammar', () => {
 
 it('toolInstructions names every tool', () => {
   for (const tool of tools) expect(toolInstructions(tools)).toContain(`"name":"${tool.name}"`);
+});
+
+it('grammarOf: a forced tool goes before the format, free text has none', () => {
+  const input = { type: 'chat', messages: [], tools, toolChoice: 'auto' } as const;
+  expect(grammarOf({ input, format: { type: 'text' } })).toBeNull();
+  expect(grammarOf({ input, format: { type: 'json_object' } })).toContain('root ::= ');
+  expect(grammarOf({ input: { ...input, toolChoice: 'required' }, format: { type: 'json_object' } })).toContain(
+    '<tool_call>',
+  );
 });
