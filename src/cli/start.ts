@@ -1,7 +1,9 @@
 /** Joins all parts into a running node. Nothing is decided here. */
 import { cpus } from 'node:os';
+import { join } from 'node:path';
 import type { BerthConfig, ModelConfig, Slo } from '../config.ts';
 import { catalogueEntries, defaultModel, isPullSource, launchTokens } from '../config.ts';
+import { berthHome, readMachine } from '../config/machine.ts';
 import { watchConfig } from '../config/watch.ts';
 import { DEFAULT_TENANT, MIB, MILLI, SECOND, modelId } from '../core/ids.ts';
 import type { Micros } from '../core/ids.ts';
@@ -145,6 +147,7 @@ function lazyEngines(config: BerthConfig, log: Log): Engines {
     llamacpp: () =>
       (llamacpp ??= createLlamaCppEngine({
         loadTimeoutMicros: config.limits.loadTimeoutMicros,
+        compileCacheFolder: join(berthHome(process.env, readMachine()), 'compile-cache'),
         log: (model, line) => log.debug({ model, line }, 'engine'),
       })),
     fake: () => (fake ??= createFakeEngine()),

@@ -13,7 +13,10 @@ export const RUNNER_NODE_ARGS: readonly string[] = [
  * private memory a runner, since the type stripper is never loaded (measured: 26 instead of 55 MB, 100 instead of 200 ms). The
  * folder holds code that will be run: it must be writable by this user only.
  */
-export const withCompileCache = (environment: NodeJS.ProcessEnv, folder: string): NodeJS.ProcessEnv => ({
+export const withCompileCache = <Environment extends NodeJS.ProcessEnv>(
+  environment: Environment,
+  folder: string,
+): Environment & { NODE_COMPILE_CACHE: string } => ({
   ...environment,
   NODE_COMPILE_CACHE: folder,
 });
