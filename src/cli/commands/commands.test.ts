@@ -129,11 +129,13 @@ test('why tells when, what, and the numbers in words', async () => {
     decision(599.9e6, 'startRequest', { rule: 'startNow', waitedMicros: 12_500, running: 2 }),
   ];
   expect((await cli(at, ['why', 'smol'])).out).toBe(
-    `WHEN            DECISION          MODEL   REQUEST   BECAUSE
-2 minutes ago   ensure unloaded   smol    req-1     evict cheapest: freed 200 MiB, needed 256 MiB, not pinned
-just now        start request     smol    req-1     start now: waited 12.5 ms, running 2
+    `WHEN            DECISION          REQUEST   BECAUSE
+2 minutes ago   ensure unloaded   req-1     evict cheapest: freed 200 MiB, needed 256 MiB, not pinned
+just now        start request     req-1     start now: waited 12.5 ms, running 2
 `,
   );
+  expect((await cli(at, ['why', 'req-1'])).out).toMatch(/^WHEN +DECISION +MODEL +BECAUSE\n/);
+  expect((await cli(at, ['why', 'small'])).out).toMatch(/^WHEN +DECISION +MODEL +REQUEST +BECAUSE\n/);
   expect(JSON.parse((await cli(at, ['why', 'smol', '--json', '-n', '1'])).out)).toEqual(node.decisions.slice(1));
   expect(await cli(at, ['why', 'nobody'])).toMatchObject({ code: 5, out: '' });
   expect((await cli(at, ['why', 'smol', '-n', '0'])).code).toBe(2);
@@ -141,8 +143,16 @@ just now        start request     smol    req-1     start now: waited 12.5 ms, r
 
 test('a decision’s numbers carry the unit of their name', () => {
   expect(
-    sentence({ rule: 'keep_alive', leftMicros: -1, shortBytes: -1024, kvTokens: 7, ratio: 0.333333, by: 'operator' }),
-  ).toBe('keep alive: left for ever, short -1 KiB, kv 7 tokens, ratio 0.333, by operator');
+    sentence({
+      rule: 'keep_alive',
+      leftMicros: -1,
+      slackMicros: -3_200_000,
+      shortBytes: -1024,
+      kvTokens: 7,
+      ratio: 0.333333,
+      by: 'operator',
+    }),
+  ).toBe('keep alive: left for ever, slack -3.2 s, short -1 KiB, kv 7 tokens, ratio 0.333, by operator');
 });
 
 test('an unknown model: exit code 5, one line and what to do; as JSON where asked', async () => {

@@ -52,6 +52,8 @@ export function until(model: Pick<ModelView, 'state' | 'pinned' | 'expiresInMicr
     case 'unloaded':
       return '-';
     default:
+      // Asleep it holds next to nothing, and leaves when its bytes are wanted.
+      if (model.state === 'sleeping' && !model.pinned && model.expiresInMicros === null) return '-';
       if (model.pinned || model.expiresInMicros === null) return 'Forever';
       return `${humanSpan(Math.max(0, model.expiresInMicros))} from now`;
   }

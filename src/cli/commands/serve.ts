@@ -56,7 +56,7 @@ export async function serve(io: Io, options: ServeOptions, parts: ServeParts | n
     try {
       io.out(options.json === true ? `${JSON.stringify(announcement(running, start))}\n` : greeting(running, start));
       await asked.promise;
-      io.err(farewell(running));
+      io.err(farewell(running, io.stderrIsTty));
     } finally {
       await running.stop();
     }
@@ -65,11 +65,13 @@ export async function serve(io: Io, options: ServeOptions, parts: ServeParts | n
   }
 }
 
-function farewell({ node }: RunningNode): string {
+/** Whoever has no terminal, such as a service manager, has no Ctrl-C either, and needs no word if nothing is waited for. */
+function farewell({ node }: RunningNode, onTerminal: boolean): string {
   const { running, waiting } = node.status().requests;
   const busy = running + waiting;
+  if (busy === 0 && !onTerminal) return '';
   const until = busy === 0 ? '' : ` when ${busy === 1 ? '1 request is' : `${busy} requests are`} done`;
-  return `\nStopping${until}; Ctrl-C again stops at once.\n`;
+  return onTerminal ? `\nStopping${until}; Ctrl-C again stops at once.\n` : `Stopping${until}.\n`;
 }
 
 function startOptions({ config, path }: LoadedConfig, options: ServeOptions, cwd: string): StartOptions {

@@ -1,7 +1,7 @@
 /** `berth why`: the decisions that brought a model or a request to where it is, and the numbers that were compared. */
 import type { Because } from '../../core/actions.ts';
 import { BerthError } from '../../errors.ts';
-import type { StatusResponse, WhyResponse } from '../../gateway/admin-types.ts';
+import type { DecisionView, StatusResponse, WhyResponse } from '../../gateway/admin-types.ts';
 import { adminClient } from '../client.ts';
 import type { NodeOptions } from '../client.ts';
 import type { Io } from '../io.ts';
@@ -24,14 +24,17 @@ export async function why(io: Io, name: string, options: WhyOptions): Promise<vo
   const decisions = last === null ? all : all.slice(-last);
   if (options.json === true) return io.out(json(decisions));
   if (decisions.length === 0) return io.out(`Nothing has been decided about ${name} yet.\n`);
-  const rows = decisions.map((decision) => [
-    humanAgo(Math.max(0, status.uptimeMicros - decision.at)),
-    words(decision.action),
-    decision.model ?? '-',
-    decision.request ?? '-',
-    sentence(decision.because),
-  ]);
-  io.out(table({ headers: ['WHEN', 'DECISION', 'MODEL', 'REQUEST', 'BECAUSE'], rows, styled: io.stdoutIsTty }));
+  const columns: readonly (readonly [header: string, cell: (decision: DecisionView) => string | null])[] = [
+    ['WHEN', ({ at }) => humanAgo(Math.max(0, status.uptimeMicros - at))],
+    ['DECISION', ({ action }) => words(action)],
+    ['MODEL', ({ model }) => model],
+    ['REQUEST', ({ request }) => request],
+    ['BECAUSE', ({ because }) => sentence(because)],
+  ];
+  // A column that says in each line what was asked for, or nothing, only pushes the reasons off the screen.
+  const shown = columns.filter(([, cell]) => decisions.some((one) => ![name, null].includes(cell(one))));
+  const rows = decisions.map((decision) => shown.map(([, cell]) => cell(decision) ?? '-'));
+  io.out(table({ headers: shown.map(([header]) => header), rows, styled: io.stdoutIsTty }));
 }
 
 /** `ensureUnloaded` → “ensure unloaded”, `minimum-stay` → “minimum stay”. */
@@ -51,7 +54,9 @@ function fact(name: string, value: string | number | boolean): string {
   if (typeof value !== 'number')
     return value === true ? words(name) : value === false ? `not ${words(name)}` : `${words(name)} ${value}`;
   const micros = /^(.+)Micros$/.exec(name);
-  if (micros?.[1] !== undefined) return `${words(micros[1])} ${humanDuration(value)}`;
+  // -1 stands for ever; what is further below zero is overdue by so much.
+  if (micros?.[1] !== undefined)
+    return `${words(micros[1])} ${value < -1 ? `-${humanDuration(-value)}` : humanDuration(value)}`;
   const bytes = /^(.+)Bytes$/.exec(name);
   if (bytes?.[1] !== undefined) return `${words(bytes[1])} ${value < 0 ? `-${humanBytes(-value)}` : humanBytes(value)}`;
   const tokens = /^(.+)Tokens$/.exec(name);
