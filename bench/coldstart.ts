@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { gemmaPath, smollm2Path } from '../test/models.ts';
 import type { BenchArgs, BenchResult, BenchRow } from './harness.ts';
-import { findPeer, median, result } from './harness.ts';
+import { findPeer, median, peerVersion, result } from './harness.ts';
 import { ask } from './lib/client.ts';
 import type { Server } from './lib/servers.ts';
 import { startBerth, startRouter } from './lib/servers.ts';
@@ -68,7 +68,7 @@ export async function run(args: BenchArgs): Promise<BenchResult> {
       });
       rows.push({ case: `${id}, loaded`, metric: 'first token', unit: 'ms', berth: await warm(berth, id, rounds) });
     }
-    return result('coldstart', rows, { peer: binary, rounds });
+    return result('coldstart', rows, { peer: peerVersion(binary), rounds });
   } finally {
     for (const server of started) await server.stop();
     rmSync(folder, { recursive: true, force: true });

@@ -1,8 +1,8 @@
 /** What all benchmarks share: the shape of a result, statistics, the printed table, the JSON file, and where a peer's binary is. */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { accessSync, constants, writeFileSync } from 'node:fs';
 import { arch, cpus, platform, totalmem } from 'node:os';
-import { delimiter, join } from 'node:path';
+import { basename, delimiter, join } from 'node:path';
 
 export interface BenchRow {
   readonly case: string;
@@ -56,7 +56,9 @@ function commit(): string {
   try {
     const git = (...args: string[]): string =>
       execFileSync('git', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim();
-    const isClean = git('status', '--porcelain', '--untracked-files=no') === '';
+    // Publishing one benchmark's results must not mark the next one's commit as changed.
+    const published = [':/', ':(top,exclude)bench/results', ':(top,exclude)README.md'];
+    const isClean = git('status', '--porcelain', '--untracked-files=no', '--', ...published) === '';
     return git('rev-parse', '--short', 'HEAD') + (isClean ? '' : '+');
   } catch {
     return 'unknown';
@@ -97,6 +99,14 @@ export function findPeer({ peers }: BenchArgs, name: string): string | null {
   return null;
 }
 
+/** What a peer's binary calls itself, for the published result; its path is nobody's business. */
+export function peerVersion(binary: string | null): string | null {
+  if (binary === null) return null;
+  const { stdout, stderr } = spawnSync(binary, ['--version'], { encoding: 'utf8', timeout: 30_000 });
+  const version = /version: (.+)/.exec(`${stdout}\n${stderr}`)?.[1]?.trim();
+  return version === undefined ? basename(binary) : `${basename(binary)} ${version}`;
+}
+
 const COLUMNS = ['case', 'metric', 'unit', 'berth', 'peer', 'ratio', 'bar', ''] as const;
 
 /** Rows under each other, numbers to the right. */
@@ -105,9 +115,9 @@ export function table({ name, machine, commit, rows }: BenchResult): string {
     row.case,
     row.metric,
     row.unit,
-    short(row.berth),
-    row.peer === undefined ? '' : short(row.peer),
-    row.ratio === undefined ? '' : short(row.ratio),
+    shortNumber(row.berth),
+    row.peer === undefined ? '' : shortNumber(row.peer),
+    row.ratio === undefined ? '' : shortNumber(row.ratio),
     row.bar ?? '',
     row.pass === undefined ? '' : row.pass ? 'kept' : 'MISSED',
   ]);
@@ -126,7 +136,8 @@ export function table({ name, machine, commit, rows }: BenchResult): string {
   return [`${name} · ${machine} · ${commit}`, ...lines].join('\n');
 }
 
-function short(value: number): string {
+/** Three figures; whole numbers as they are. */
+export function shortNumber(value: number): string {
   if (!Number.isFinite(value)) return '–';
   if (Number.isInteger(value) || Math.abs(value) >= 1_000) return value.toFixed(0);
   return value.toPrecision(3);

@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { smollm2Path } from '../test/models.ts';
 import type { BenchArgs, BenchResult, BenchRow } from './harness.ts';
-import { findPeer, median, result } from './harness.ts';
+import { findPeer, median, peerVersion, result } from './harness.ts';
 import type { Answer } from './lib/client.ts';
 import { ask } from './lib/client.ts';
 import type { Server } from './lib/servers.ts';
@@ -122,7 +122,7 @@ export async function run(args: BenchArgs): Promise<BenchResult> {
       pass: ratio >= 1.4,
     });
   }
-  return result('hot-models', rows, { rounds, peer: binary, streams: STREAMS_A_MODEL, tokens: MAX_TOKENS });
+  return result('hot-models', rows, { rounds, peer: peerVersion(binary), streams: STREAMS_A_MODEL, tokens: MAX_TOKENS });
 }
 
 /** Loads all models, then streams from all at once; the rate counts from the first token of all to the last. */

@@ -49,7 +49,9 @@ async function main(): Promise<number> {
   const results: BenchResult[] = [];
   for (const name of wanted) {
     const bench = await open(name);
-    const measured = await bench.run(args);
+    const whole = await bench.run(args);
+    // So that it is never published by mistake.
+    const measured = args.quick ? { ...whole, builds: { ...whole.builds, quick: 'yes' } } : whole;
     console.log(table(measured));
     results.push(measured);
   }

@@ -1,0 +1,117 @@
+/**
+ * The README's table of results, from the published files `bench/results/NAME.json` (what `npm run bench -- NAME --json FILE`
+ * writes). Missed bars are shown like kept ones, and what was not measured is named. `scripts/results.mjs` writes the table; a
+ * test holds the README equal to the files.
+ */
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { shortNumber } from '../harness.ts';
+
+/** In the table's order. Of each benchmark the rows with a bar are shown, and those whose metric is named here. */
+const PUBLISHED: readonly { readonly name: string; readonly also: readonly string[] }[] = [
+  { name: 'hot-models', also: [] },
+  { name: 'coldstart', also: [] },
+  { name: 'overcommit', also: ['TTFT p50', 'TTFT p95'] },
+  { name: 'gateway', also: ['node CPU per chunk'] },
+  { name: 'core', also: [] },
+];
+
+const START = '<!-- results -->';
+const END = '<!-- /results -->';
+
+/** A value that could not be measured is `null` in JSON. */
+const measured = z.number().nullable();
+const resultSchema = z.strictObject({
+  name: z.string(),
+  machine: z.string(),
+  commit: z.string(),
+  builds: z.record(z.string(), z.union([z.string(), z.number(), z.null()])),
+  rows: z.array(
+    z.strictObject({
+      case: z.string(),
+      metric: z.string(),
+      unit: z.string(),
+      berth: measured,
+      peer: measured.optional(),
+      ratio: measured.optional(),
+      bar: z.string().optional(),
+      pass: z.boolean().optional(),
+    }),
+  ),
+});
+
+export type Published = z.infer<typeof resultSchema>;
+type Row = Published['rows'][number];
+
+/** The published results that are there. Throws on a file that is not what a benchmark writes, or that is no measurement. */
+export function readResults(folder: string): Published[] {
+  return PUBLISHED.map(({ name }) => ({ name, file: join(folder, `${name}.json`) }))
+    .filter(({ file }) => existsSync(file))
+    .map(({ name, file }) => {
+      const parsed = resultSchema.safeParse(JSON.parse(readFileSync(file, 'utf8')));
+      if (!parsed.success) throw new Error(`${file}: ${z.prettifyError(parsed.error)}`);
+      if (parsed.data.name !== name) throw new Error(`${file} holds the results of ${parsed.data.name}`);
+      if (parsed.data.builds['quick'] !== undefined) throw new Error(`${file} was measured with --quick: run it whole`);
+      return parsed.data;
+    });
+}
+
+/** The block between the README's markers, without them. */
+export function resultsBlock(results: readonly Published[]): string {
+  const missing = PUBLISHED.filter(({ name }) => !results.some((result) => result.name === name)).map(
+    ({ name }) => `\`${name}\``,
+  );
+  const parts: string[] = [];
+  if (results.length > 0) {
+    const rows = results.flatMap((result) => shownRows(result).map((row) => line(result.name, row)));
+    parts.push(['| | what | Berth | peer | ratio | bar | |', '|---|---|--:|--:|--:|---|---|', ...rows].join('\n'));
+    parts.push(origin(results));
+  }
+  if (missing.length > 0) parts.push(`Not measured yet: ${missing.join(', ')} (\`npm run bench -- NAME\`).`);
+  return parts.join('\n\n');
+}
+
+function shownRows({ name, rows }: Published): readonly Row[] {
+  const also = PUBLISHED.find((one) => one.name === name)?.also ?? [];
+  return rows.filter(({ bar, metric }) => bar !== undefined || also.includes(metric));
+}
+
+function line(name: string, row: Row): string {
+  const cells = [
+    `\`${name}\``,
+    `${row.case}: ${row.metric}`,
+    amount(row.berth, row.unit),
+    row.peer === undefined ? '' : amount(row.peer, row.unit),
+    row.ratio === undefined ? '' : amount(row.ratio, ''),
+    row.bar ?? '',
+    row.pass === undefined ? '' : row.pass ? 'kept' : '**missed**',
+  ];
+  return `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`;
+}
+
+const amount = (value: number | null, unit: string): string =>
+  `${value === null ? '–' : shortNumber(value)} ${value === null ? '' : unit}`.trim();
+
+/** Where the numbers come from: machine, commit, peer. One sentence if all agree. */
+function origin(results: readonly Published[]): string {
+  const groups = new Map<string, string[]>();
+  for (const { name, machine, commit } of results) {
+    const where = `${machine}, at commit ${commit}`;
+    groups.set(where, [...(groups.get(where) ?? []), `\`${name}\``]);
+  }
+  const where = [...groups].map(([place, names]) => (groups.size === 1 ? place : `${names.join(', ')} on ${place}`));
+  const peers = [
+    ...new Set(results.flatMap(({ builds }) => (typeof builds['peer'] === 'string' ? [builds['peer']] : []))),
+  ];
+  const peer = peers.length === 0 ? '' : ` The peer is the router of ${peers.join(' and ')}, measured in the same run.`;
+  return `Measured on ${where.join('; ')}.${peer}`;
+}
+
+/** The README with its block replaced. Throws if the markers are not there. */
+export function withBlock(readme: string, block: string): string {
+  const from = readme.indexOf(START);
+  const to = readme.indexOf(END);
+  if (from < 0 || to < from) throw new Error(`README.md: the markers ${START} and ${END} are missing`);
+  return `${readme.slice(0, from + START.length)}\n\n${block}\n\n${readme.slice(to)}`;
+}
