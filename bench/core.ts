@@ -82,6 +82,8 @@ function drive({ models, requests, fits, gapMicros }: Load): Seen {
   const spec = (index: number): ModelSpec => ({
     modelId: modelId(`m${index}`),
     parallel: 4,
+    embedParallel: 16,
+    embedWindowMicros: 3 * MILLI,
     pinned: false,
     canSleep: index % 2 === 0,
     loadedBytes: 100 * MIB,

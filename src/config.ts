@@ -14,6 +14,9 @@ import type { Option, OptionPath, OptionValues } from './config/options.ts';
 import { describe, parseConfig } from './config/parse.ts';
 import type { ConfigFile, ModelEntry } from './config/parse.ts';
 
+/** Embeddings wait so long for company: long enough to meet those of the same burst, too short to be noticed. */
+const EMBED_WINDOW_MICROS = 3_000;
+
 export type Slo = 'latency' | 'balanced' | 'throughput';
 export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'silent';
 export type EngineName = 'llamacpp' | 'fake';
@@ -32,6 +35,7 @@ export interface ModelConfig {
   readonly pinned: boolean;
   /** -1: for ever. */
   readonly keepAliveMicros: Micros;
+  readonly embedWindowMicros: Micros;
   readonly slo: Slo;
   /** null: the node's. */
   readonly engine: EngineName | null;
@@ -240,6 +244,7 @@ function modelFrom({ id, values }: ModelEntry, config: BerthConfig, { folder, ma
     batchTokens: values.batch ?? usual.batchTokens,
     pinned: values.pin ?? false,
     keepAliveMicros: values.keepAlive ?? usual.keepAliveMicros,
+    embedWindowMicros: values.embedWindow ?? EMBED_WINDOW_MICROS,
     slo: values.slo ?? usual.slo,
     engine: values.engine ?? null,
   };
@@ -261,6 +266,7 @@ export function defaultModel(
     batchTokens: config.defaults.batchTokens,
     pinned: false,
     keepAliveMicros: config.residency.keepAliveMicros,
+    embedWindowMicros: EMBED_WINDOW_MICROS,
     slo: config.defaults.slo,
     engine: null,
   };

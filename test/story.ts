@@ -21,6 +21,7 @@ export interface Plot {
 
 export interface AskOptions {
   readonly tenant?: string;
+  readonly kind?: 'generate' | 'embed';
   readonly priority?: 'interactive' | 'batch';
   readonly promptTokens?: number;
   readonly maxTokens?: number;
@@ -102,6 +103,7 @@ export class Story {
       type: 'sliceEnded',
       modelId: modelId(model),
       sliceId,
+      lanes: this.model(model).slice?.lanes ?? 1,
       decodeTokens: decoded,
       ...work,
     });
@@ -140,6 +142,11 @@ export class Story {
     return this.#last.filter((action): action is ActionOf<T> => action.type === type);
   }
 
+  /** The last answer in short, without the slices that are renewed now and then. */
+  get news(): string[] {
+    return this.brief.filter((line) => !line.startsWith('grantSlice'));
+  }
+
   /** The last answer in short: `load m0`, `start r1`, … */
   get brief(): string[] {
     return this.#last.map((action) => `${action.type} ${'requestId' in action ? action.requestId : action.modelId}`);
@@ -169,6 +176,8 @@ export function configured({ device, limits, residency, models, tenants }: Plot)
 const usual = (name: string): ModelSpec => ({
   modelId: modelId(name),
   parallel: 2,
+  embedParallel: 4,
+  embedWindowMicros: 3 * MILLI,
   pinned: false,
   canSleep: false,
   loadedBytes: 100,
@@ -185,6 +194,7 @@ export const asked = (id: string, model: string, options: AskOptions = {}): Core
   requestId: requestId(id),
   tenantId: tenantId(options.tenant ?? 'default'),
   modelId: modelId(model),
+  kind: options.kind ?? 'generate',
   priority: options.priority ?? 'interactive',
   promptTokens: options.promptTokens ?? 10,
   maxTokens: options.maxTokens ?? 100,

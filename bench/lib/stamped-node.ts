@@ -77,6 +77,7 @@ await node.configure({
       keepAliveMicros: -1,
       ttftGoalMicros: SECOND,
       interTokenGoalMicros: SECOND,
+      embedWindowMicros: 3_000,
       source: 'fake',
       createdSeconds: 0,
       fileBytes: MIB,

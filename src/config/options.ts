@@ -266,6 +266,12 @@ export const MODEL_OPTIONS = {
     otherwise: '`residency.keepAlive`',
     about: KEEP_ALIVE_ABOUT,
   }),
+  embedWindow: option({
+    kind: duration('finite'),
+    default: null,
+    otherwise: '3 ms',
+    about: 'How long embeddings wait for company, so that they are computed together.',
+  }),
   slo: option({
     kind: choice('latency', 'balanced', 'throughput'),
     default: null,

@@ -74,6 +74,8 @@ export interface GrantSlice extends ActionBase {
   readonly modelId: ModelId;
   readonly lanes: number;
   readonly micros: Micros | null;
+  /** No step should take longer: a long prompt is cut into chunks that do not. */
+  readonly stepMicros: Micros;
 }
 export interface EndSlice extends ActionBase {
   readonly type: 'endSlice';

@@ -104,6 +104,7 @@ export function admit(state: State, event: EventOf<'requestArrived'>): void {
     id: event.requestId,
     tenantId: event.tenantId,
     modelId: event.modelId,
+    kind: event.kind,
     priority: event.priority,
     arrivedAt: state.now,
     dueAt: state.now + (event.ttftGoalMicros ?? model.spec.ttftGoalMicros),

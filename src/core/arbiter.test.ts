@@ -18,7 +18,10 @@ describe('the arbiter', () => {
     const story = new Story({ residency: { keepAliveMicros: -1 } });
     expect(story.wakeAt).toBeNull();
     story.run('r1', 'a');
-    story.tell({ type: 'ticked' });
+    // While it computes, its slice is renewed now and then.
+    expect(story.wakeAt).toBe(SECOND);
+    story.finished('r1');
+    story.sliceEnded('a');
     expect(story.wakeAt).toBeNull();
   });
 
@@ -60,6 +63,7 @@ describe('the arbiter', () => {
       type: 'sliceEnded',
       modelId: modelId('a'),
       sliceId: 9_999,
+      lanes: 1,
       steps: 1,
       prefillTokens: 0,
       wallMicros: 1,

@@ -5,7 +5,7 @@
  */
 import type { Action } from './actions.ts';
 import { admit, chargeRequest, forget, leaveLine, readmit, refuseAllWaiting, refuseOverdue } from './admission.ts';
-import { startWaiting } from './batching.ts';
+import { leaveBatch, startWaiting } from './batching.ts';
 import { learnLoad, learnLoadedBytes, learnRequest } from './costs.ts';
 import type { CoreEvent, EventOf, EventType } from './events.ts';
 import { OUTPUT_WEIGHT } from './fairness.ts';
@@ -16,6 +16,7 @@ import { reindex } from './queues.ts';
 import { afterFailure, becomeCold, configure } from './lifecycle.ts';
 import { decideResidency, lookAgainWhenIdle } from './residency.ts';
 import { grantSlices } from './slices.ts';
+import { learnPace } from './speedup.ts';
 import type { Model, Request, State } from './state.ts';
 import { act, createState, mustGet } from './state.ts';
 import { unload } from './transitions.ts';
@@ -111,7 +112,7 @@ const HANDLERS: Handlers = {
     const request = running(state, requestId);
     if (request === null || request.phase !== 'preempting') return;
     const model = mustGet(state.models, request.modelId);
-    model.active.delete(requestId);
+    leaveBatch(model, request);
     readmit(state, model, request);
   },
 
@@ -181,6 +182,7 @@ const HANDLERS: Handlers = {
       if (tokens > 0) request.fruitless = 0;
       chargeRequest(state, request, tokens * OUTPUT_WEIGHT);
     }
+    learnPace(model.costs.paces, event, state.now);
     if (model.slice?.id !== event.sliceId) return;
     model.slice = null;
     model.lastSliceEndedAt = state.now;
@@ -242,7 +244,7 @@ function running(state: State, id: RequestId): Request | null {
 
 /** The model has done its work for the request: it was used, and may now be idle. */
 function leaveEngine(state: State, model: Model, request: Request): void {
-  model.active.delete(request.id);
+  leaveBatch(model, request);
   forget(state, request);
   model.lastUsedAt = state.now;
   if (request.keepAliveMicros !== null) model.keepAliveMicros = request.keepAliveMicros;

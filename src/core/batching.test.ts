@@ -37,7 +37,7 @@ describe('batching', () => {
     story.run('long', 'a', { maxTokens: 1, promptTokens: 5_000 });
     story.ask('other', 'b');
     story.after(2 * SECOND, asked('late', 'a'));
-    expect(story.brief).toEqual([]);
+    expect(story.news).toEqual([]);
     expect(story.model('a').drainingSince).toBe(2 * SECOND);
     story.after(4 * SECOND);
     expect(story.one('preemptRequest')).toMatchObject({

@@ -1,51 +1,90 @@
 /**
  * With whom is a request computed? Requests of a resident model join its running batch at the next step, as long as a sequence
- * is free (continuous batching); those of a model that is not there gather in its line and are served by one load.
+ * is free (continuous batching); those of a model that is not there gather in its line and are served by one load. Embeddings wait
+ * a few milliseconds for company, or until they are a full batch. An interactive request that finds all places taken takes one from
+ * a batch request, which goes on later where it was.
  */
 import { chargeRequest } from './admission.ts';
-import { dequeue, nextWaiting, reindex } from './queues.ts';
-import type { Model, State } from './state.ts';
-import { act, mustGet } from './state.ts';
+import { preemptionMicros } from './kv.ts';
+import { dequeue, nextWaiting, reindex, waitingEmbeds } from './queues.ts';
+import type { Model, Request, State } from './state.ts';
+import { act, mustGet, wakeBy } from './state.ts';
 
-/** May another request of the model join now? */
-export function hasRoom(model: Model): boolean {
-  return (
-    model.phase === 'resident' &&
-    model.drainingSince === null &&
-    !model.stopAsked &&
-    model.loadedRevision === model.spec.revision &&
-    model.active.size < model.spec.parallel
-  );
+/** May another request of this kind join now? */
+function hasRoom(model: Model, kind: Request['kind']): boolean {
+  const { parallel, embedParallel } = model.spec;
+  return kind === 'embed' ? model.embedding < embedParallel : model.active.size - model.embedding < parallel;
 }
+
+/** It takes no new requests: it makes room, or is to be stopped or relaunched. */
+const isLeaving = (model: Model): boolean =>
+  model.drainingSince !== null || model.stopAsked || model.loadedRevision !== model.spec.revision;
 
 export function startWaiting(state: State): void {
   for (const model of state.startable) {
-    while (model.waiting > 0 && hasRoom(model)) startNext(state, model);
+    if (model.phase !== 'resident' || isLeaving(model)) continue;
+    for (const kind of ['generate', 'embed'] as const) startKind(state, model, kind);
     reindex(state, model);
   }
 }
 
-function startNext(state: State, model: Model): void {
-  const request = nextWaiting(state, model);
-  if (request === null) return;
+function startKind(state: State, model: Model, kind: Request['kind']): void {
+  if (kind === 'embed' && !isWindowOver(state, model)) return;
+  for (let next = nextWaiting(state, model, kind); next !== null; next = nextWaiting(state, model, kind)) {
+    if (!hasRoom(model, kind)) return makePlace(state, model, next);
+    start(state, model, next);
+  }
+}
+
+/** Those that come within the window of the first go through the engine as one batch; a running batch is joined at once. */
+function isWindowOver(state: State, model: Model): boolean {
+  const { embedWindowMicros, embedParallel } = model.spec;
+  const { count, oldestAt } = waitingEmbeds(state, model);
+  if (oldestAt === null || model.embedding > 0 || count >= embedParallel) return true;
+  const over = oldestAt + embedWindowMicros;
+  if (state.now >= over) return true;
+  wakeBy(state, over);
+  return false;
+}
+
+function start(state: State, model: Model, request: Request): void {
   dequeue(state, model, request);
   request.phase = 'running';
   model.active.add(request.id);
+  if (request.kind === 'embed') model.embedding++;
   model.lastUsedAt = state.now;
   model.loadAsked = false;
   // The prompt is charged when it is taken, not when it is done: else a burst of one tenant is all taken at the old counter.
   if (request.chargedTokens === 0) chargeRequest(state, request, request.promptTokens);
-  const counter = mustGet(state.tenants, request.tenantId).counter;
-  act(
-    state,
-    { type: 'startRequest', modelId: model.id, requestId: request.id },
-    {
-      rule: 'least-served',
-      waitedMicros: state.now - request.arrivedAt,
-      counter,
-      active: model.active.size,
-      parallel: model.spec.parallel,
-      waiting: model.waiting,
-    },
-  );
+  const because = {
+    rule: 'least-served',
+    waitedMicros: state.now - request.arrivedAt,
+    counter: mustGet(state.tenants, request.tenantId).counter,
+    active: model.active.size,
+    parallel: model.spec.parallel,
+    waiting: model.waiting,
+  };
+  act(state, { type: 'startRequest', modelId: model.id, requestId: request.id }, because);
+}
+
+/** An interactive request takes the place of the batch request that has least to compute again. */
+function makePlace(state: State, model: Model, waiting: Request): void {
+  if (waiting.priority !== 'interactive' || waiting.kind === 'embed') return;
+  let cheapest: Request | null = null;
+  for (const id of model.active) {
+    const request = mustGet(state.requests, id);
+    // One place is on its way already.
+    if (request.phase === 'preempting') return;
+    if (request.priority !== 'batch' || request.kind === 'embed') continue;
+    if (cheapest === null || preemptionMicros(model, request) < preemptionMicros(model, cheapest)) cheapest = request;
+  }
+  if (cheapest === null) return;
+  cheapest.phase = 'preempting';
+  const because = { rule: 'interactive-first', for: waiting.id, againMicros: preemptionMicros(model, cheapest) };
+  act(state, { type: 'preemptRequest', modelId: model.id, requestId: cheapest.id }, because);
+}
+
+/** The engine has let go of the request. */
+export function leaveBatch(model: Model, request: Request): void {
+  if (model.active.delete(request.id) && request.kind === 'embed') model.embedding--;
 }

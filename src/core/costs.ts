@@ -4,6 +4,7 @@
  */
 import type { ModelSpec } from './events.ts';
 import type { Bytes, Micros } from './ids.ts';
+import type { Paces } from './speedup.ts';
 
 export interface CostState {
   loadMicros: Micros;
@@ -16,6 +17,7 @@ export interface CostState {
   prefillMicrosPerKiloToken: Micros;
   decodeMicrosPerToken: Micros;
   meanOutputTokens: number;
+  readonly paces: Paces;
 }
 
 export function createCosts(spec: ModelSpec): CostState {
@@ -28,6 +30,7 @@ export function createCosts(spec: ModelSpec): CostState {
     prefillMicrosPerKiloToken: 2_000_000,
     decodeMicrosPerToken: 20_000,
     meanOutputTokens: 128,
+    paces: new Map(),
   };
 }
 

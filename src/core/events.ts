@@ -37,7 +37,11 @@ export interface ResidencySpec {
 
 export interface ModelSpec {
   readonly modelId: ModelId;
+  /** Most requests that generate at once, and most that are embedded at once. */
   readonly parallel: number;
+  readonly embedParallel: number;
+  /** How long embeddings wait for company while none is computed. */
+  readonly embedWindowMicros: Micros;
   readonly pinned: boolean;
   readonly canSleep: boolean;
   /** First guesses of its bytes; what is measured replaces them. */
@@ -74,6 +78,7 @@ export type CoreEvent =
       readonly requestId: RequestId;
       readonly tenantId: TenantId;
       readonly modelId: ModelId;
+      readonly kind: 'generate' | 'embed';
       readonly priority: 'interactive' | 'batch';
       /** Estimated until the engine has counted. */
       readonly promptTokens: number;
@@ -128,6 +133,7 @@ export type CoreEvent =
       readonly type: 'sliceEnded';
       readonly modelId: ModelId;
       readonly sliceId: ActionId;
+      readonly lanes: number;
       readonly steps: number;
       readonly prefillTokens: number;
       /** By request. */

@@ -65,6 +65,10 @@ function checkLanes(state: State): void {
   }
 }
 
+function isWithinBatch({ active, embedding, spec }: Model): boolean {
+  return active.size - embedding <= spec.parallel && embedding <= spec.embedParallel;
+}
+
 function checkModel(state: State, model: Model): void {
   const { id, phase, transition } = model;
   const isMoving = phase === 'loading' || phase === 'parking' || phase === 'unloading';
@@ -85,14 +89,19 @@ function checkModel(state: State, model: Model): void {
     active,
   });
   must(
-    active <= model.spec.parallel || model.removed || model.loadedRevision !== model.spec.revision,
-    'active ≤ parallel',
+    isWithinBatch(model) || model.removed || model.loadedRevision !== model.spec.revision,
+    'active ≤ parallel, embedding ≤ embedParallel',
     {
       model: id,
       active,
+      embedding: model.embedding,
       parallel: model.spec.parallel,
+      embedParallel: model.spec.embedParallel,
     },
   );
+  let embedding = 0;
+  for (const request of model.active) if (state.requests.get(request)?.kind === 'embed') embedding++;
+  must(embedding === model.embedding, 'embeddings are counted', { model: id, embedding, counted: model.embedding });
   let waiting = 0;
   for (const [tenant, line] of model.queues) {
     must(line.length > 0, 'no empty line is kept', { model: id, tenant });

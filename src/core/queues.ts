@@ -77,19 +77,39 @@ export function noteWanted(state: State, model: Model): void {
   if (!isBehind || model.failure !== null) state.residencyDirty = true;
 }
 
-/** Who is started next: interactive before batch, then the tenant that was served least, then the order of arrival. */
-export function nextWaiting(state: State, model: Model): Request | null {
-  const heads = [...model.queues].map(([tenantId, line]) => ({
-    tenantId,
-    head: mustGet(state.requests, line[0] as RequestId),
-  }));
-  const interactive = heads.filter(({ head }) => head.priority === 'interactive');
+/** Who of this kind is started next: interactive before batch, then the tenant that was served least, then the order of arrival. */
+export function nextWaiting(state: State, model: Model, kind: Request['kind']): Request | null {
+  const heads = [...model.queues.values()].flatMap((line) => firstOf(state, line, kind) ?? []);
+  const interactive = heads.filter(({ priority }) => priority === 'interactive');
   const eligible = interactive.length > 0 ? interactive : heads;
   const tenant = leastServed(
     state,
     eligible.map(({ tenantId }) => tenantId),
   );
-  return eligible.find(({ tenantId }) => tenantId === tenant)?.head ?? null;
+  return eligible.find(({ tenantId }) => tenantId === tenant) ?? null;
+}
+
+function firstOf(state: State, line: readonly RequestId[], kind: Request['kind']): Request | null {
+  for (const id of line) {
+    const request = mustGet(state.requests, id);
+    if (request.kind === kind) return request;
+  }
+  return null;
+}
+
+/** How many embeddings wait, and since when the first of them does. */
+export function waitingEmbeds(
+  state: State,
+  model: Model,
+): { readonly count: number; readonly oldestAt: Micros | null } {
+  let count = 0;
+  let oldestAt: Micros | null = null;
+  for (const { kind, queuedAt } of waitingOf(state, model)) {
+    if (kind !== 'embed') continue;
+    count++;
+    oldestAt = Math.min(oldestAt ?? queuedAt, queuedAt);
+  }
+  return { count, oldestAt };
 }
 
 /** Every waiting request of the model, in no particular order; a list of its own, so that they may leave while it is walked. */

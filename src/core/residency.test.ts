@@ -91,12 +91,12 @@ describe('making room', () => {
     const story = new Story({ device: { memoryBytes: 100 } });
     story.run('r1', 'a', { promptTokens: 5_000, maxTokens: 1 });
     story.ask('r2', 'b');
-    expect(story.wakeAt).toBe(2 * SECOND);
+    expect(story.state.residencyWakeAt).toBe(2 * SECOND);
     story.after(2 * SECOND - 1);
     expect(story.model('a').drainingSince).toBeNull();
     story.after(1, asked('r3', 'a'));
     expect(story.model('a').drainingSince).toBe(2 * SECOND);
-    expect(story.brief).toEqual([]);
+    expect(story.news).toEqual([]);
     story.finished('r1');
     expect(story.one('ensureUnloaded')).toMatchObject({
       modelId: 'a',
@@ -111,7 +111,7 @@ describe('making room', () => {
     });
     story.run('r1', 'a');
     story.ask('r2', 'b');
-    expect(story.wakeAt).toBe(5 * SECOND);
+    expect(story.state.residencyWakeAt).toBe(5 * SECOND);
     story.after(5 * SECOND);
     expect(story.model('a').drainingSince).toBe(5 * SECOND);
   });
@@ -153,7 +153,7 @@ describe('making room', () => {
     story.ask('b2', 'b');
     story.after(SECOND);
     story.after(4 * SECOND - 1);
-    expect(story.brief).toEqual([]);
+    expect(story.news).toEqual([]);
     story.after(1);
     expect(story.one('preemptRequest').requestId).toBe('long');
   });

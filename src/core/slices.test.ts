@@ -96,14 +96,14 @@ describe('slices', () => {
     expect(story.one('grantSlice')).toMatchObject({
       modelId: 'a',
       lanes: 4,
-      because: { rule: 'lanes-spare', busy: 1, lanes: 4 },
+      because: { rule: 'lanes-split', busy: 1, lanes: 4 },
     });
   });
 
   it('does not spin on a model that makes no step', () => {
     const story = crowd(2, ['a']);
     const { slice } = story.model('a');
-    const nothing = { steps: 0, prefillTokens: 0, decodeTokens: {}, wallMicros: 0, computeMicros: 0 };
+    const nothing = { lanes: 2, steps: 0, prefillTokens: 0, decodeTokens: {}, wallMicros: 0, computeMicros: 0 };
     story.tell({ type: 'sliceEnded', modelId: story.model('a').id, sliceId: slice?.id ?? 0, ...nothing });
     expect(story.brief).toEqual([]);
     expect(story.wakeAt).toBe(story.now + MILLI);

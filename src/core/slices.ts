@@ -2,18 +2,30 @@
  * Who computes, on how many lanes, for how long? Lanes granted never exceed the device's: two engines whose threads outnumber
  * the cores spin against each other and collapse (measured: 187 → 5.6 tokens/s). A load takes a lane too while it runs.
  *
- * With at least as many busy models as lanes, each slice has one lane and the models rotate; with fewer, the lanes are split and
- * slices are open-ended. A slice ends when its step has returned, so its lanes are free only when that was reported.
+ * With more busy models than lanes, each slice has one lane and the models take turns; otherwise the lanes are split by what they
+ * buy (`speedup.ts`) and slices have no end: they are renewed, so that what they did is reported. A slice ends when its step has
+ * returned, so its lanes are free only when that was reported.
  */
 import type { Because } from './actions.ts';
 import type { Micros } from './ids.ts';
-import { MILLI } from './ids.ts';
+import { MILLI, SECOND } from './ids.ts';
+import { speedup, widthToTry } from './speedup.ts';
 import type { Model, State } from './state.ts';
 import { act, mustGet, wakeBy } from './state.ts';
+import { inTurn } from './turns.ts';
 
-/** The usual turn, and its bounds: shorter does not pay for the switch, longer is felt as a stall. */
+/** The usual turn, and the shortest: shorter does not pay for the switch. */
 const QUANTUM_MICROS = 100 * MILLI;
 const SHORTEST_QUANTUM_MICROS = 20 * MILLI;
+/** A slice without an end is renewed so often. */
+const RENEW_MICROS = SECOND;
+/** Another width is tried for so long. */
+const TRY_MICROS = 100 * MILLI;
+/** The longest and the shortest step that a policy asks for. */
+const LONGEST_STEP_MICROS = 200 * MILLI;
+const SHORTEST_STEP_MICROS = 20 * MILLI;
+/** A lane must make a model faster by this much of a lane, or it is left idle: a lane that does not, does harm (its core spins). */
+const LEAST_GAIN = 0.05;
 
 /** Lanes that runners may spin on: a loading model needs one, but one is always left to compute. */
 export function computeLanes(state: State): number {
@@ -27,74 +39,132 @@ export function grantedLanes(state: State): number {
   return lanes;
 }
 
-/** No longer than the tightest inter-token goal of those who wait for their turn allows: all of them must come round in time. */
-export function quantumMicros(state: State, contenders: readonly Model[], lanes: number): Micros {
-  let tightest = QUANTUM_MICROS;
-  const rounds = Math.max(1, Math.ceil(contenders.length / lanes) - 1);
-  for (const model of contenders) {
-    for (const id of model.active)
-      tightest = Math.min(tightest, Math.floor(mustGet(state.requests, id).interTokenGoalMicros / rounds));
-  }
-  return Math.max(SHORTEST_QUANTUM_MICROS, tightest);
-}
-
 export function grantSlices(state: State): void {
-  const lanes = computeLanes(state);
   const busy: Model[] = [];
   for (const model of state.busy) {
     if (model.quietUntil > state.now) wakeBy(state, model.quietUntil);
     else busy.push(model);
   }
   if (busy.length === 0) return;
-  const share = Math.max(1, Math.floor(lanes / busy.length));
+  const lanes = computeLanes(state);
   const areTurns = busy.length > lanes;
-  const waiting = busy
-    .filter(({ slice }) => slice === null)
-    .toSorted((a, b) => a.lastSliceEndedAt - b.lastSliceEndedAt);
-  let free = lanes - grantedLanes(state);
-  let short = -free;
-  for (const { slice } of busy) if (slice?.ending !== true) short += Math.max(0, share - (slice?.lanes ?? 0));
-  if (short > 0) takeBack(state, share, areTurns || free < 0);
+  const shares = areTurns ? new Map(busy.map((model) => [model, 1])) : split(busy, lanes);
+  const free = lanes - grantedLanes(state);
+  if (isShort(busy, shares, free)) takeBack(state, shares, areTurns || free < 0);
+  if (areTurns) takeTurns(state, busy, lanes, free);
+  else spreadOut(state, busy, shares, lanes, free);
+}
 
-  const widths = new Map<Model, number>();
-  for (const model of waiting) {
-    const width = Math.min(share, free);
-    if (width < 1) break;
-    widths.set(model, width);
-    free -= width;
+// ---------------------------------------------------------------- more models than lanes: turns
+
+function takeTurns(state: State, busy: readonly Model[], lanes: number, free: number): void {
+  const waiting = busy.filter(({ slice }) => slice === null);
+  if (free < 1 || waiting.length === 0) return;
+  const micros = quantumMicros(state, busy, lanes);
+  const round = micros * Math.ceil(busy.length / lanes);
+  const because = { rule: 'turns-of-one-lane', busy: busy.length, lanes, quantumMicros: micros };
+  for (const model of inTurn(state, waiting, round).slice(0, free)) grant(state, model, 1, micros, because);
+}
+
+/** No longer than the tightest inter-token goal of those who wait for their turn allows: all of them must come round in time. */
+export function quantumMicros(state: State, contenders: readonly Model[], lanes: number): Micros {
+  const rounds = Math.max(1, Math.ceil(contenders.length / lanes) - 1);
+  const tightest = Math.min(...contenders.map((model) => tightestGoal(state, model)));
+  return Math.max(SHORTEST_QUANTUM_MICROS, Math.min(QUANTUM_MICROS, Math.floor(tightest / rounds)));
+}
+
+function tightestGoal(state: State, model: Model): Micros {
+  let tightest = Infinity;
+  for (const id of model.active) tightest = Math.min(tightest, mustGet(state.requests, id).interTokenGoalMicros);
+  return tightest;
+}
+
+// ---------------------------------------------------------------- lanes for all: split
+
+/** One lane each, then each further lane to whom it buys most, as long as it buys anything. */
+function split(busy: readonly Model[], lanes: number): Map<Model, number> {
+  const shares = new Map(busy.map((model) => [model, 1]));
+  for (let spare = lanes - busy.length; spare > 0; spare--) {
+    let best: Model | null = null;
+    let most = LEAST_GAIN;
+    for (const model of busy) {
+      const width = shares.get(model) ?? 1;
+      const { paces } = model.costs;
+      const gain = speedup(paces, width + 1, model.active.size) - speedup(paces, width, model.active.size);
+      if (gain > most) [best, most] = [model, gain];
+    }
+    if (best === null) break;
+    shares.set(best, (shares.get(best) ?? 1) + 1);
   }
-  if (free > 0 && widths.size === waiting.length) spread(busy, widths, free);
-  const micros = areTurns && widths.size > 0 ? quantumMicros(state, busy, lanes) : null;
-  for (const [model, width] of widths) {
-    const rule = model.slice !== null ? 'lanes-spare' : areTurns ? 'turns-of-one-lane' : 'lanes-split';
-    grant(state, model, width, micros, { rule, busy: busy.length, lanes, share, quantumMicros: micros ?? -1 });
+  return shares;
+}
+
+function spreadOut(
+  state: State,
+  busy: readonly Model[],
+  shares: ReadonlyMap<Model, number>,
+  lanes: number,
+  free: number,
+): void {
+  let left = free;
+  for (const model of busy) {
+    const { slice } = model;
+    // One that has an end (a turn, a try) is left to it.
+    if (slice !== null && (slice.ending || slice.micros !== null)) continue;
+    const before = slice?.lanes ?? 0;
+    const width = Math.min(shares.get(model) ?? 1, before + left);
+    const renewAt = slice === null ? state.now : slice.grantedAt + RENEW_MICROS;
+    if (width <= before && state.now < renewAt) wakeBy(state, renewAt);
+    else if (width > 0) {
+      const because = { rule: 'lanes-split', busy: busy.length, lanes, share: shares.get(model) ?? 1 };
+      left -= renew(state, model, width, before + left, because) - before;
+    }
   }
+}
+
+/** A new slice, in place of the open one if there is one: usually of `width`, now and then of another, to learn. */
+function renew(state: State, model: Model, width: number, most: number, because: Because): number {
+  const { paces } = model.costs;
+  const other = model.slice === null ? null : widthToTry(paces, width, most, model.active.size, state.now);
+  if (other === null) grant(state, model, width, null, because);
+  else grant(state, model, other, TRY_MICROS, { rule: 'trying-a-width', usual: width, sequences: model.active.size });
+  return other ?? width;
+}
+
+// ---------------------------------------------------------------- giving and taking
+
+function isShort(busy: readonly Model[], shares: ReadonlyMap<Model, number>, free: number): boolean {
+  let missing = 0;
+  for (const model of busy) {
+    if (model.slice?.ending === true) continue;
+    missing += Math.max(0, (shares.get(model) ?? 1) - (model.slice?.lanes ?? 0));
+  }
+  return missing > free;
 }
 
 /** Slices that hold more lanes than their share, or (`endless`) that have no end, are told to end after their step. */
-function takeBack(state: State, share: number, endless: boolean): void {
-  for (const { id, slice } of state.sliced) {
+function takeBack(state: State, shares: ReadonlyMap<Model, number>, endless: boolean): void {
+  for (const model of state.sliced) {
+    const { slice } = model;
+    const share = shares.get(model) ?? 0;
     if (slice === null || slice.ending || !(slice.lanes > share || (endless && slice.micros === null))) continue;
     slice.ending = true;
     const because = { rule: 'lanes-needed', lanes: slice.lanes, share };
-    act(state, { type: 'endSlice', modelId: id, sliceId: slice.id }, because);
-  }
-}
-
-/** Lanes that nobody waits for go to those who compute, the narrowest first; a new slice replaces an open one. */
-function spread(busy: readonly Model[], widths: Map<Model, number>, free: number): void {
-  let spare = free;
-  const widthOf = (model: Model): number => widths.get(model) ?? model.slice?.lanes ?? 0;
-  const open = busy.filter(({ slice }) => slice?.ending !== true).toSorted((a, b) => widthOf(a) - widthOf(b));
-  for (const [index, model] of open.entries()) {
-    const more = Math.ceil(spare / (open.length - index));
-    if (more > 0) widths.set(model, widthOf(model) + more);
-    spare -= more;
+    act(state, { type: 'endSlice', modelId: model.id, sliceId: slice.id }, because);
   }
 }
 
 function grant(state: State, model: Model, lanes: number, micros: Micros | null, because: Because): void {
-  const id = act(state, { type: 'grantSlice', modelId: model.id, lanes, micros }, because);
+  const stepMicros = longestStep(state);
+  const id = act(state, { type: 'grantSlice', modelId: model.id, lanes, micros, stepMicros }, because);
   model.slice = { id, lanes, grantedAt: state.now, micros, ending: false };
   state.sliced.add(model);
+  if (micros === null) wakeBy(state, state.now + RENEW_MICROS);
+}
+
+/** A step holds up everybody in its batch, and whoever waits for its lanes: none may take longer than the tightest goal. */
+function longestStep(state: State): Micros {
+  let tightest = LONGEST_STEP_MICROS;
+  for (const model of state.busy) tightest = Math.min(tightest, tightestGoal(state, model));
+  return Math.max(SHORTEST_STEP_MICROS, tightest);
 }

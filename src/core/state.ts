@@ -48,6 +48,8 @@ export interface Model {
   waitingSince: Micros | null;
   /** Requests that its engine has. */
   readonly active: Set<RequestId>;
+  /** Of these, the ones that are embedded. */
+  embedding: number;
   slice: Slice | null;
   lastSliceEndedAt: Micros;
   /** A slice came back without a step though requests run: no new one before this time, so that no loop can spin on it. */
@@ -73,6 +75,7 @@ export interface Request {
   readonly id: RequestId;
   readonly tenantId: TenantId;
   readonly modelId: ModelId;
+  readonly kind: 'generate' | 'embed';
   readonly priority: 'interactive' | 'batch';
   readonly arrivedAt: Micros;
   /** When its first token is due; orders work, refuses nothing. */
@@ -196,6 +199,7 @@ export function createModel(spec: ModelSpec): Model {
     dueAt: null,
     waitingSince: null,
     active: new Set(),
+    embedding: 0,
     slice: null,
     lastSliceEndedAt: 0,
     quietUntil: 0,

@@ -157,6 +157,8 @@ export interface SliceGrant {
   readonly lanes: number;
   /** null: until `endSlice`, or until there is no work. */
   readonly micros: Micros | null;
+  /** No step should take longer: a long prompt is cut into chunks that do not. Left out: the engine's own choice. */
+  readonly stepMicros?: Micros;
 }
 
 export interface SliceReport {

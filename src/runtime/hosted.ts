@@ -16,6 +16,8 @@ export interface HostedSpec {
   readonly keepAliveMicros: Micros | null;
   readonly ttftGoalMicros: Micros;
   readonly interTokenGoalMicros: Micros;
+  /** How long embeddings wait for company. */
+  readonly embedWindowMicros: Micros;
   readonly source: string;
   readonly createdSeconds: number;
   readonly fileBytes: Bytes;
@@ -40,6 +42,9 @@ export function revisionOf(spec: HostedSpec): string {
   return [spec.engine.name, path, contextTokens, kvTokens, parallel, batchTokens, spec.fingerprint].join('|');
 }
 
+/** Requests to embed that an engine is given at once: it puts as many as fit into a step. */
+const EMBED_PARALLEL = 64;
+
 /** Reading from disk at about 500 MB/s, until the first load was measured. */
 const guessLoadMicros = (fileBytes: Bytes): Micros => Math.max(100_000, Math.floor(fileBytes / 500));
 
@@ -48,6 +53,8 @@ export function toModelSpec(hosted: Hosted): ModelSpec {
   return {
     modelId: spec.id,
     parallel: spec.launch.parallel,
+    embedParallel: EMBED_PARALLEL,
+    embedWindowMicros: spec.embedWindowMicros,
     pinned: spec.pinned,
     canSleep: spec.engine.capabilities.sleeps,
     loadedBytes: estimate.loadedBytes,

@@ -52,9 +52,12 @@ export function perform(stage: Stage, action: Action): void {
       return;
     }
     case 'grantSlice':
-      return stage
-        .hosted(action.modelId)
-        ?.model.slice({ sliceId: action.id, lanes: action.lanes, micros: action.micros });
+      return stage.hosted(action.modelId)?.model.slice({
+        sliceId: action.id,
+        lanes: action.lanes,
+        micros: action.micros,
+        stepMicros: action.stepMicros,
+      });
     case 'endSlice':
       return stage.hosted(action.modelId)?.model.endSlice(action.sliceId);
     default:

@@ -52,6 +52,7 @@ export function fakeSpec(engine: FakeEngine, id: string, extra: Partial<HostedSp
     keepAliveMicros: null,
     ttftGoalMicros: 2 * SECOND,
     interTokenGoalMicros: 200_000,
+    embedWindowMicros: 3_000,
     source: 'fake',
     createdSeconds: 0,
     fileBytes: 100 * MIB,

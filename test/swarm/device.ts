@@ -336,6 +336,7 @@ export class VirtualDevice {
       type: 'sliceEnded',
       modelId: model.id,
       sliceId,
+      lanes: slice.lanes,
       steps,
       prefillTokens,
       decodeTokens,

@@ -3,6 +3,7 @@ import type { Action } from '../../src/core/actions.ts';
 import type { ModelId } from '../../src/core/ids.ts';
 import { freeBytes } from '../../src/core/memory.ts';
 import { computeLanes, grantedLanes } from '../../src/core/slices.ts';
+import { waitingOf } from '../../src/core/queues.ts';
 import type { Model } from '../../src/core/state.ts';
 import type { World } from './world.ts';
 
@@ -83,7 +84,9 @@ export class Referee {
     for (const model of state.startable) {
       const { id } = model;
       const isLeaving = model.drainingSince !== null || model.stopAsked || model.loadedRevision !== model.spec.revision;
-      if (!isLeaving && model.active.size < model.spec.parallel) {
+      const generating = waitingOf(state, model).filter(({ kind }) => kind === 'generate').length;
+      const isFree = generating > 0 && model.active.size - model.embedding < model.spec.parallel;
+      if (!isLeaving && isFree) {
         this.#cry('a request waits beside a free place', {
           model: id,
           active: model.active.size,

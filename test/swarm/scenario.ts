@@ -48,6 +48,8 @@ function drawModel(prng: Prng, name: string, budget: number): ModelSpec {
   return {
     modelId: modelId(name),
     parallel: prng.between(1, 4),
+    embedParallel: prng.between(1, 8),
+    embedWindowMicros: prng.pick([0, 3 * MILLI]),
     pinned: false,
     canSleep: prng.chance(1, 2),
     loadedBytes,
@@ -164,6 +166,7 @@ function planClients(world: World, prng: Prng, trouble: Trouble): Micros {
         tenantId: prng.pick(tenants),
         promptTokens: prng.between(1, prng.pick([20, 400])),
         outputTokens: prng.between(1, prng.pick([5, 60])),
+        kind: prng.chance(1, 6) ? 'embed' : 'generate',
         priority: prng.chance(1, 5) ? 'batch' : 'interactive',
         keepAliveMicros: prng.pick([null, null, null, 0, 500 * MILLI]),
       });

@@ -36,6 +36,8 @@ const LANES = 2;
 const spec = (name: string, loadedBytes: number, parallel: number): ModelSpec => ({
   modelId: modelId(name),
   parallel,
+  embedParallel: 4,
+  embedWindowMicros: 0,
   pinned: false,
   canSleep: false,
   loadedBytes,

@@ -39,6 +39,7 @@ export interface Ask {
   readonly tenantId: TenantId;
   readonly promptTokens: number;
   readonly outputTokens: number;
+  readonly kind?: 'generate' | 'embed';
   readonly priority?: 'interactive' | 'batch';
   readonly keepAliveMicros?: Micros | null;
   readonly onEnd?: (client: Client) => void;
@@ -119,7 +120,7 @@ export class World {
     this.tell({ type: 'configured', device, limits, residency, models: [...models.values()], tenants: [...tenants] });
   }
 
-  ask({ modelId, tenantId, promptTokens, outputTokens, priority, keepAliveMicros, onEnd }: Ask): Client {
+  ask({ modelId, tenantId, promptTokens, outputTokens, kind, priority, keepAliveMicros, onEnd }: Ask): Client {
     const id = requestId(`r${this.#nextRequest++}`);
     const client: Client = {
       requestId: id,
@@ -144,6 +145,7 @@ export class World {
       modelId,
       promptTokens,
       maxTokens: outputTokens,
+      kind: kind ?? 'generate',
       priority: priority ?? 'interactive',
       ttftGoalMicros: null,
       interTokenGoalMicros: null,

@@ -1,0 +1,47 @@
+/**
+ * Who computes next, of those who wait for a lane? Whoever would miss its goal by waiting another round, the earliest due first;
+ * then in rounds, the longest without a turn first. Models that only compute batch requests come after all others, but not never.
+ */
+import type { Micros } from './ids.ts';
+import { SECOND } from './ids.ts';
+import type { Model, State } from './state.ts';
+import { mustGet } from './state.ts';
+
+/** Batch work gets a turn after so long, however busy the others are. */
+const BATCH_PATIENCE_MICROS = 2 * SECOND;
+
+interface Claim {
+  readonly model: Model;
+  /** 0: urgent; 1: its turn in the round; 2: batch. */
+  readonly rank: number;
+  /** Orders within the rank: the due time, or the end of its last turn. */
+  readonly key: Micros;
+}
+
+/** When the model's most pressing interactive request wants its next token; null: it has only batch requests. */
+export function nextTokenDue(state: State, model: Model): Micros | null {
+  let due: Micros | null = null;
+  for (const id of model.active) {
+    const { priority, firstTokenAt, dueAt, interTokenGoalMicros } = mustGet(state.requests, id);
+    if (priority === 'batch') continue;
+    const its = firstTokenAt === null ? dueAt : Math.max(firstTokenAt, model.lastSliceEndedAt) + interTokenGoalMicros;
+    if (due === null || its < due) due = its;
+  }
+  return due;
+}
+
+/** `roundMicros`: how long it takes until everybody has had a turn. */
+export function inTurn(state: State, waiting: readonly Model[], roundMicros: Micros): Model[] {
+  const claims = waiting.map((model) => claimOf(state, model, roundMicros));
+  return claims.toSorted((a, b) => a.rank - b.rank || a.key - b.key).map(({ model }) => model);
+}
+
+function claimOf(state: State, model: Model, roundMicros: Micros): Claim {
+  const due = nextTokenDue(state, model);
+  const waitsSince = model.lastSliceEndedAt;
+  if (due === null) {
+    const isPatient = state.now - waitsSince < BATCH_PATIENCE_MICROS;
+    return { model, rank: isPatient ? 2 : 1, key: waitsSince };
+  }
+  return due - state.now <= roundMicros ? { model, rank: 0, key: due } : { model, rank: 1, key: waitsSince };
+}
