@@ -15,7 +15,7 @@ export interface NodeOptions {
 interface Call {
   readonly method?: 'GET' | 'POST' | 'DELETE';
   readonly body?: unknown;
-  /** Until the answer's headers, in milliseconds. */
+  /** Until the answer (of a stream: its headers) is here, in milliseconds. */
   readonly deadlineMs?: number;
   readonly signal?: AbortSignal;
 }
@@ -67,8 +67,7 @@ function client(base: string, flag: string, apiKey: string | undefined): Client 
     );
   }
   const baseUrl = base.replace(/\/+$/, '');
-  const send = async (path: string, call: Call): Promise<Response> => {
-    // The deadline ends the wait for headers; a stream then lasts as long as it lasts.
+  const send = async <T>(path: string, call: Call, read: (response: Response) => T | Promise<T>): Promise<T> => {
     const late = new AbortController();
     const timer = setTimeout(() => late.abort(), call.deadlineMs ?? DEADLINE_MS);
     const headers: Record<string, string> = { accept: 'application/json' };
@@ -82,7 +81,7 @@ function client(base: string, flag: string, apiKey: string | undefined): Client 
         signal: call.signal === undefined ? late.signal : AbortSignal.any([late.signal, call.signal]),
       });
       if (!response.ok) throw await errorOf(response);
-      return response;
+      return await read(response);
     } catch (error) {
       throw translate(error, baseUrl, late.signal.aborted, call.signal?.aborted === true);
     } finally {
@@ -92,8 +91,7 @@ function client(base: string, flag: string, apiKey: string | undefined): Client 
   return {
     baseUrl,
     json: async (path, call = {}) => {
-      const response = await send(path, call);
-      const text = await response.text();
+      const text = await send(path, call, (response) => response.text());
       try {
         return text === '' ? null : (JSON.parse(text) as unknown);
       } catch (error) {
@@ -101,7 +99,8 @@ function client(base: string, flag: string, apiKey: string | undefined): Client 
       }
     },
     stream: async (path, call = {}) => {
-      const { body } = await send(path, call);
+      // A stream lasts as long as it lasts: its body is read outside of the deadline.
+      const body = await send(path, call, (response) => response.body);
       if (body === null) throw new BerthError('node_unreachable', `${baseUrl} sent an empty answer`);
       return body;
     },

@@ -44,8 +44,11 @@ export function readField(name: string, text: string): SamplingFields {
   return { [key]: value };
 }
 
+/** Of a person's prompt, where nothing else is said: small models ramble at the API's own 1. */
+const USUAL: SamplingFields = { temperature: 0.7, top_p: 0.9 };
+
 export function samplingFields(options: SamplingOptions): SamplingFields {
-  const fields: SamplingFields = {};
+  const fields: SamplingFields = { ...USUAL };
   for (const name of SETTABLE) {
     const text = options[name as 'maxTokens'];
     if (text !== undefined) Object.assign(fields, readField(name, text));

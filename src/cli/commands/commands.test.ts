@@ -4,6 +4,8 @@ import { modelId } from '../../core/ids.ts';
 import type { Listening } from '../../gateway/listen.ts';
 import type { ModelView } from '../../runtime/api.ts';
 import { cli, decision, listen, stubModel, StubNode } from '../stub-node.ts';
+import type { Io } from '../io.ts';
+import { plainProgress } from './pull.ts';
 import { sentence } from './why.ts';
 
 const models: ModelView[] = [
@@ -108,6 +110,20 @@ test('pull in a terminal draws one line again', async () => {
   expect(err.endsWith('\r\u001b[K')).toBe(true);
 });
 
+test('pull of a bare name says what a source is; in a log, progress is a line now and then', async () => {
+  const { code, err, out } = await cli(at, ['pull', 'llama3']);
+  expect({ code, out }).toEqual({ code: 2, out: '' });
+  expect(err).toContain('a source is hf:ORG/REPO[:FILE], pypi:PACKAGE, https://… or the path of a file');
+  expect(node.calls).toEqual([]);
+  const lines: string[] = [];
+  let time = 0;
+  const { progress } = plainProgress({ err: (line: string) => lines.push(line) } as unknown as Io, () => time);
+  for (let mib = 0; mib <= 8; mib++, time += 1_000)
+    progress({ phase: 'downloading', receivedBytes: mib * 2 ** 20, totalBytes: 8 * 2 ** 20 });
+  progress({ phase: 'verifying', receivedBytes: 0, totalBytes: 8 * 2 ** 20 });
+  expect(lines).toEqual(['downloading 0 B of 8 MiB\n', 'downloading 5 MiB of 8 MiB\n', 'verifying 0 B of 8 MiB\n']);
+});
+
 test('pull --json prints each step as a line of JSON', async () => {
   const { out } = await cli(at, ['pull', 'pypi:x', '--json']);
   expect(
@@ -137,7 +153,11 @@ just now        start request     req-1     start now: waited 12.5 ms, running 2
   expect((await cli(at, ['why', 'req-1'])).out).toMatch(/^WHEN +DECISION +MODEL +BECAUSE\n/);
   expect((await cli(at, ['why', 'small'])).out).toMatch(/^WHEN +DECISION +MODEL +REQUEST +BECAUSE\n/);
   expect(JSON.parse((await cli(at, ['why', 'smol', '--json', '-n', '1'])).out)).toEqual(node.decisions.slice(1));
-  expect(await cli(at, ['why', 'nobody'])).toMatchObject({ code: 5, out: '' });
+  expect(await cli(at, ['why', 'nobody'])).toMatchObject({
+    code: 5,
+    out: '',
+    err: expect.stringContaining('no model is called nobody, and no request of late') as string,
+  });
   expect((await cli(at, ['why', 'smol', '-n', '0'])).code).toBe(2);
 });
 

@@ -1,4 +1,5 @@
 /** `berth pull`: through the running node, which then serves the model; else straight into the models folder. */
+import { existsSync } from 'node:fs';
 import { asBerthError, BerthError } from '../../errors.ts';
 import type { PullLine } from '../../gateway/admin-types.ts';
 import type { PullProgress } from '../../models/progress.ts';
@@ -13,6 +14,7 @@ export interface PullOptions extends FolderOptions {
 }
 
 export async function pull(io: Io, source: string, options: PullOptions): Promise<void> {
+  refuseBareName(source, io.cwd);
   const stopped = new AbortController();
   const offSignal = io.onSignal(() => stopped.abort());
   const show = options.json === true ? jsonProgress(io) : io.stderrIsTty ? barProgress(io) : plainProgress(io);
@@ -64,10 +66,19 @@ async function pullByNode(
   throw new BerthError('node_unreachable', 'the node ended the pull without a result');
 }
 
+/** Without a scheme and without a slash in front, it is a path from here. */
+const isRelative = (source: string): boolean => !/^[a-z][a-z+]*:/i.test(source) && !source.startsWith('/');
+
 /** The node has another working folder: a path is sent whole. */
-export function absolute(source: string, cwd: string): string {
-  const isPath = !/^[a-z][a-z+]*:/i.test(source) && !source.startsWith('/');
-  return isPath ? `${cwd}/${source}` : source;
+export const absolute = (source: string, cwd: string): string => (isRelative(source) ? `${cwd}/${source}` : source);
+
+/** `berth pull llama3`, as elsewhere: there is no registry of short names, so say what there is. */
+function refuseBareName(source: string, cwd: string): void {
+  if (!isRelative(source) || source.endsWith('.gguf') || existsSync(absolute(source, cwd))) return;
+  throw new BerthError(
+    'invalid_request',
+    `there is no file ${source} here; a source is hf:ORG/REPO[:FILE], pypi:PACKAGE, https://… or the path of a file`,
+  );
 }
 
 async function pullHere(
@@ -115,16 +126,16 @@ function jsonProgress(io: Io): Shown {
 
 const labelOf = ({ phase, item }: PullProgress): string => (item === undefined ? phase : `${phase} ${item}`);
 
-/** For logs: a line when the phase changes, and at each tenth of it. */
-function plainProgress(io: Io): Shown {
+const LINE_EACH_MS = 5_000;
+
+/** For logs: a line when the phase changes, and one now and then while it lasts. */
+export function plainProgress(io: Io, now: () => number = performance.now.bind(performance)): Shown {
   let label = '';
-  let tenth = 0;
+  let told = 0;
   return {
     progress: (progress) => {
-      const { receivedBytes, totalBytes } = progress;
-      const now = totalBytes === null || totalBytes === 0 ? 0 : Math.floor((receivedBytes / totalBytes) * 10);
-      if (progress.phase === 'done' || (labelOf(progress) === label && now === tenth)) return;
-      [label, tenth] = [labelOf(progress), now];
+      if (progress.phase === 'done' || (labelOf(progress) === label && now() - told < LINE_EACH_MS)) return;
+      [label, told] = [labelOf(progress), now()];
       io.err(`${label}${amount(progress)}\n`);
     },
     end: () => undefined,

@@ -168,7 +168,12 @@ function tryLines(address: string, models: readonly ModelView[], keyed: boolean)
       ? ['/v1/completions', { model: model.id, prompt: 'The sea is', max_tokens: 32 }]
       : [
           '/v1/chat/completions',
-          { model: model.id, messages: [{ role: 'user', content: 'Say hello.' }], max_tokens: 32 },
+          {
+            model: model.id,
+            messages: [{ role: 'user', content: 'Why is the sky blue?' }],
+            max_tokens: 64,
+            temperature: 0,
+          },
         ];
   const key = keyed ? ` -H "authorization: Bearer $BERTH_API_KEY"` : '';
   return ['Try it:', `  curl ${address}${path}${key} -H 'content-type: application/json' -d '${JSON.stringify(body)}'`];

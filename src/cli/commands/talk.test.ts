@@ -22,6 +22,7 @@ const inputs = (): PromptInput[] =>
 
 test('run prints the answer and nothing else', async () => {
   expect(await cli(at, ['run', 'smol', 'Say', 'hello.'])).toEqual({ code: 0, out: 'Hello there.\n', err: '' });
+  expect(node.submissions[0]?.request).toMatchObject({ sampling: { temperature: 0.7, topP: 0.9 } });
   expect(inputs()[0]).toMatchObject({ type: 'chat', messages: [{ role: 'user', content: 'Say hello.' }] });
 });
 

@@ -1,6 +1,6 @@
 /** `berth why`: the decisions that brought a model or a request to where it is, and the numbers that were compared. */
 import type { Because } from '../../core/actions.ts';
-import { BerthError } from '../../errors.ts';
+import { asBerthError, BerthError } from '../../errors.ts';
 import type { DecisionView, StatusResponse, WhyResponse } from '../../gateway/admin-types.ts';
 import { adminClient } from '../client.ts';
 import type { NodeOptions } from '../client.ts';
@@ -18,7 +18,9 @@ export async function why(io: Io, name: string, options: WhyOptions): Promise<vo
   }
   const client = adminClient(options, io.env);
   const [{ decisions: all }, status] = (await Promise.all([
-    client.json(`/api/admin/why/${encodeURIComponent(name)}`),
+    client.json(`/api/admin/why/${encodeURIComponent(name)}`).catch((error: unknown) => {
+      throw asBerthError(error).code === 'not_found' ? unknown(name) : error;
+    }),
     client.json('/api/admin/status'),
   ])) as [WhyResponse, StatusResponse];
   const decisions = last === null ? all : all.slice(-last);
@@ -36,6 +38,13 @@ export async function why(io: Io, name: string, options: WhyOptions): Promise<vo
   const rows = decisions.map((decision) => shown.map(([, cell]) => cell(decision) ?? '-'));
   io.out(table({ headers: shown.map(([header]) => header), rows, styled: io.stdoutIsTty }));
 }
+
+/** The node's own answer speaks of paths. */
+const unknown = (name: string): BerthError =>
+  new BerthError(
+    'model_not_found',
+    `no model is called ${name}, and no request of late (its id is in \`x-request-id\`)`,
+  );
 
 /** `ensureUnloaded` → “ensure unloaded”, `minimum-stay` → “minimum stay”. */
 const words = (name: string): string =>
