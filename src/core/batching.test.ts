@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { asked, Story } from '../../test/story.ts';
-import { SECOND } from './ids.ts';
+import { MILLI, SECOND } from './ids.ts';
 
 describe('batching', () => {
   it('serves all who gathered while the model was loaded, as many at once as it has sequences', () => {
@@ -51,5 +51,44 @@ describe('batching', () => {
     story.unloaded('b');
     story.loaded('a');
     expect(story.all('startRequest').map(({ requestId: id }) => id)).toEqual(['long', 'late']);
+  });
+
+  it('has a batch request give its place to an interactive one, and go on when there is room again', () => {
+    const story = new Story();
+    story.run('b1', 'a', { priority: 'batch', promptTokens: 500 });
+    story.ask('b2', 'a', { priority: 'batch', promptTokens: 50 });
+    story.ask('now', 'a');
+    expect(story.one('preemptRequest')).toMatchObject({
+      requestId: 'b2',
+      because: { rule: 'interactive-first', for: 'now' },
+    });
+    story.preempted('b2');
+    expect(story.one('startRequest').requestId).toBe('now');
+    story.finished('now');
+    expect(story.one('startRequest').requestId).toBe('b2');
+  });
+
+  it('lets embeddings wait for company, but not longer than their window', () => {
+    const story = new Story();
+    story.run('r1', 'a');
+    story.ask('e1', 'a', { kind: 'embed' });
+    expect(story.brief).toEqual([]);
+    expect(story.wakeAt).toBe(3 * MILLI);
+    story.after(MILLI, asked('e2', 'a', { kind: 'embed' }));
+    expect(story.brief).toEqual([]);
+    story.after(2 * MILLI);
+    expect(story.brief).toEqual(['startRequest e1', 'startRequest e2']);
+    // The batch runs: whoever comes now joins it at once.
+    story.ask('e3', 'a', { kind: 'embed' });
+    expect(story.brief).toEqual(['startRequest e3']);
+  });
+
+  it('starts a full batch of embeddings at once', () => {
+    const story = new Story();
+    story.run('r1', 'a');
+    for (const id of ['e1', 'e2', 'e3']) story.ask(id, 'a', { kind: 'embed' });
+    expect(story.brief).toEqual([]);
+    story.ask('e4', 'a', { kind: 'embed' });
+    expect(story.all('startRequest').length).toBe(4);
   });
 });

@@ -119,4 +119,31 @@ describe('slices', () => {
     for (const name of ['a', 'b']) story.sliceEnded(name);
     expect(grantedLanes(story.state)).toBe(1);
   });
+
+  it('leaves a lane idle that makes its model slower, and looks again whether that is still so', () => {
+    const story = crowd(2, ['a']);
+    const { paces } = story.model('a').costs;
+    paces.set('1x0', { stepMicros: 10 * MILLI, at: story.now });
+    paces.set('2x0', { stepMicros: 90 * MILLI, at: story.now });
+    story.sliceEnded('a');
+    expect(story.one('grantSlice').lanes).toBe(1);
+    story.after(11_000 * MILLI);
+    expect(story.one('grantSlice')).toMatchObject({
+      lanes: 2,
+      micros: 100 * MILLI,
+      because: { rule: 'trying-a-width', usual: 1 },
+    });
+  });
+
+  it('renews an open slice, so that what it did is reported', () => {
+    const story = crowd(2, ['a']);
+    const first = story.model('a').slice?.id;
+    story.after(1_000 * MILLI);
+    expect(story.one('grantSlice').id).not.toBe(first);
+  });
+
+  it('asks for steps no longer than the tightest goal between tokens', () => {
+    expect(crowd(2, ['a'], 50 * MILLI).one('grantSlice').stepMicros).toBe(50 * MILLI);
+    expect(crowd(2, ['a'], 10_000 * MILLI).one('grantSlice').stepMicros).toBe(200 * MILLI);
+  });
 });

@@ -1,0 +1,42 @@
+import { describe, expect, it } from 'vitest';
+import { Story } from '../../test/story.ts';
+import { MILLI, SECOND } from './ids.ts';
+import { inTurn } from './turns.ts';
+
+/** Models that compute one request each, whose last turn ended so long ago. */
+function contenders(ended: Readonly<Record<string, number>>, batch: readonly string[] = []): Story {
+  const models = Object.fromEntries(Object.keys(ended).map((name) => [name, { loadedBytes: 10 }]));
+  const story = new Story({ device: { lanes: 1 }, models });
+  for (const name of Object.keys(ended)) {
+    story.run(name, name, { priority: batch.includes(name) ? 'batch' : 'interactive', ttftGoalMicros: 60 * SECOND });
+  }
+  story.now = 10 * SECOND;
+  story.tell({ type: 'ticked' });
+  for (const [name, ago] of Object.entries(ended)) story.model(name).lastSliceEndedAt = story.now - ago;
+  return story;
+}
+
+const order = (story: Story, roundMicros: number): string[] =>
+  inTurn(story.state, [...story.state.busy], roundMicros).map(({ id }) => id);
+
+describe('whose turn it is', () => {
+  it('goes round: the longest without a turn is first', () => {
+    expect(order(contenders({ a: 10 * MILLI, b: 30 * MILLI, c: 20 * MILLI }), 100 * MILLI)).toEqual(['b', 'c', 'a']);
+  });
+
+  it('puts whoever would miss its goal by another round before all others', () => {
+    const story = contenders({ a: 10 * MILLI, b: 30 * MILLI, c: 20 * MILLI });
+    const request = story.request('a');
+    if (request === undefined) throw new Error('no request');
+    // Its next token is due 200 ms after its last turn: 190 ms from now.
+    request.firstTokenAt = story.now - 500 * MILLI;
+    expect(order(story, 100 * MILLI)).toEqual(['b', 'c', 'a']);
+    expect(order(story, 200 * MILLI)).toEqual(['a', 'b', 'c']);
+  });
+
+  it('leaves batch work for last, but not for ever', () => {
+    const ended = { batch: SECOND, a: 10 * MILLI };
+    expect(order(contenders(ended, ['batch']), 0)).toEqual(['a', 'batch']);
+    expect(order(contenders({ ...ended, batch: 3 * SECOND }, ['batch']), 0)).toEqual(['batch', 'a']);
+  });
+});
