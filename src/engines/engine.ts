@@ -191,10 +191,12 @@ export interface ReleaseReport {
 }
 
 export interface MemorySample {
-  /** What counts against the device's budget: private memory plus, while resident, the weights it maps. */
+  /** What counts against the device's budget: private memory plus, while resident, the weights it maps and what it may grow by. */
   readonly chargedBytes: Bytes;
   readonly privateBytes: Bytes;
   readonly mappedWeightBytes: Bytes;
+  /** Bytes that its KV cache may still grow by, unasked. */
+  readonly growthBytes: Bytes;
 }
 
 /** What an engine tells unasked. */

@@ -89,7 +89,7 @@ export function createFakeModel(options: {
   const tellMemory = (): Bytes => {
     const { privateBytes, mappedWeightBytes } = held();
     const chargedBytes = privateBytes + mappedWeightBytes;
-    observer.memory({ chargedBytes, privateBytes, mappedWeightBytes });
+    observer.memory({ chargedBytes, privateBytes, mappedWeightBytes, growthBytes: 0 });
     return chargedBytes;
   };
 

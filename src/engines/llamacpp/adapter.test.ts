@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, describe, expect, it, vi } from 'vitest';
 import { openStory, request, tokensOf } from '../../../test/contract/stories.ts';
 import type { Story } from '../../../test/contract/stories.ts';
-import { MILLI, modelId, SECOND } from '../../core/ids.ts';
+import { MILLI, modelId, requestId, SECOND } from '../../core/ids.ts';
 import type { Engine } from '../engine.ts';
 import { createLlamaCppEngine } from './adapter.ts';
 import type { LlamaCppOptions } from './adapter.ts';
@@ -58,6 +58,22 @@ describe('the adapter', () => {
     expect(all.map((one) => tokensOf(one.events).length)).toEqual([3, 5]);
     expect(seen.memory[0]?.mappedWeightBytes).toBe(1000);
     expect(await model.ensureUnloaded()).toMatchObject({ memoryBytes: 0 });
+  });
+
+  it('keeps room for what the cache of a model may still grow by', async () => {
+    const { model, submit, wait, seen } = openModel(makeEngine().engine, 'grows');
+    const { memoryBytes } = await model.ensureLoaded();
+    const [loaded] = seen.memory;
+    expect(loaded).toMatchObject({ mappedWeightBytes: 1000, growthBytes: 500, chargedBytes: memoryBytes });
+    expect(memoryBytes).toBe((loaded?.privateBytes ?? 0) + 1500);
+    submit(request('a', { maxTokens: 3 }));
+    await wait(() => seen.memory.at(-1)?.growthBytes === 200, 'the news of the growth');
+    const grown = seen.memory.at(-1);
+    expect(grown?.chargedBytes).toBe((grown?.privateBytes ?? 0) + 1200);
+    model.cancel(requestId('a'));
+    await model.ensureAsleep();
+    const asleep = seen.memory.at(-1);
+    expect(asleep).toMatchObject({ growthBytes: 0, chargedBytes: asleep?.privateBytes });
   });
 
   it('gives a runner nothing secret', async () => {
@@ -137,7 +153,7 @@ describe('the adapter', () => {
   });
 
   it('gives the started spare to the next load, and replaces it afterwards', async () => {
-    const { engine } = makeEngine({ spare: true });
+    const { engine } = makeEngine({ spare: true, refillAfterMicros: 1 * MILLI });
     expect(engine.overheadBytes).toBeGreaterThan(0);
     const [first, second] = [openModel(engine), openModel(engine)];
     // The spare has had time to start: a load is now one message there and one back.

@@ -37,6 +37,7 @@ export interface LlamaCppOptions {
   readonly groups?: MemoryGroups;
   readonly patience?: StopPatience;
   readonly sampleMicros?: Micros;
+  readonly refillAfterMicros?: Micros;
 }
 
 /**
@@ -67,7 +68,7 @@ export function createLlamaCppEngine(options: LlamaCppOptions = {}): Engine {
   let callOffRefill = (): void => {};
   const refillLater = (): void => {
     callOffRefill();
-    callOffRefill = realTimer.after(REFILL_AFTER_MICROS, () => spares.refill());
+    callOffRefill = realTimer.after(options.refillAfterMicros ?? REFILL_AFTER_MICROS, () => spares.refill());
   };
   const models = new Set<HostedModel>();
   const sampler = setInterval(

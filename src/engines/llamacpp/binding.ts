@@ -162,6 +162,9 @@ const SIGNATURES = {
   llama_get_logits_ith: 'void *llama_get_logits_ith(void *ctx, int32_t i)',
   llama_get_embeddings_seq: 'void *llama_get_embeddings_seq(void *ctx, int32_t seq)',
   llama_pooling_type: 'int32_t llama_pooling_type(void *ctx)',
+  llama_state_get_size: 'size_t llama_state_get_size(void *ctx)',
+  llama_state_get_data: 'size_t llama_state_get_data(void *ctx, void *dst, size_t size)',
+  llama_state_set_data: 'size_t llama_state_set_data(void *ctx, void *src, size_t size)',
   llama_memory_clear: 'void llama_memory_clear(void *mem, bool data)',
   llama_memory_seq_rm: 'bool llama_memory_seq_rm(void *mem, int32_t seq, int32_t p0, int32_t p1)',
   llama_sampler_chain_init: 'void *llama_sampler_chain_init(llama_sampler_chain_params params)',
@@ -218,6 +221,11 @@ export interface Llama extends LlamaFunctions {
   readonly folder: string;
   /** Keeps log lines of warnings and errors (level ≥ 3) and calls `onLine` for each line; null: no JavaScript on the way, all dropped. */
   log(onLine: ((level: number, text: string) => void) | null): void;
+  /** `madvise(2)`; not 0 where it failed or there is none. */
+  advise(address: Pointer, bytes: number, advice: number): number;
+  /** Memory outside of V8's heap, so that it is gone at once when it is freed; null: there is none. */
+  allocate(bytes: number): Pointer | null;
+  release(memory: Pointer): void;
   /** Gives freed heap pages back to the system, where the C library can (glibc's malloc_trim). */
   trim(): void;
 }
@@ -300,6 +308,20 @@ function findLibc(): LibraryHandle | null {
   }
 }
 
+function memoryFunctions(libc: LibraryHandle | null): Pick<Llama, 'advise' | 'allocate' | 'release' | 'trim'> {
+  const linux = process.platform === 'linux' ? libc : null;
+  const madvise = linux?.func('int madvise(void *address, size_t bytes, int advice)');
+  const mallocTrim = linux?.func('int malloc_trim(size_t pad)');
+  const malloc = libc?.func('void *malloc(size_t bytes)');
+  const free = libc?.func('void free(void *memory)');
+  return {
+    advise: (address, bytes, advice) => (madvise === undefined ? -1 : Number(madvise(address, bytes, advice))),
+    allocate: (bytes) => (malloc === undefined || free === undefined ? null : (malloc(bytes) as Pointer | null)),
+    release: (memory) => void free?.(memory),
+    trim: () => void mallocTrim?.(0),
+  };
+}
+
 /**
  * Loads the libraries and compares release and layout. Call once a process, in the one thread that will call llama.cpp.
  * Throws `engine_mismatch` (naming both releases) if they don't fit.
@@ -334,8 +356,7 @@ export function openLlama(): Llama {
   calls.llama_backend_init();
   ggml.func('void ggml_backend_load_all_from_path(const char *path)')(folder);
 
-  const mallocTrim = process.platform === 'linux' ? libc?.func('int malloc_trim(size_t pad)') : undefined;
-  return Object.assign(calls, { version, folder, log, trim: () => void mallocTrim?.(0) });
+  return Object.assign(calls, { version, folder, log, ...memoryFunctions(libc) });
 }
 
 /** `bytes` bytes at `pointer`, without a copy. Valid only as long as llama.cpp keeps the memory. */

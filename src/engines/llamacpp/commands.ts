@@ -57,10 +57,12 @@ export type FromWorker =
       readonly from: 'cold' | 'asleep';
       readonly micros: number;
       readonly mappedWeightBytes: number;
+      readonly growthBytes: number;
       readonly phases: Readonly<Record<string, number>>;
       readonly template: TemplateFacts;
     }
   | { readonly type: 'loadFailed'; readonly code: ErrorCode; readonly message: string }
+  | { readonly type: 'grew'; readonly growthBytes: number }
   | { readonly type: 'asleep'; readonly micros: number }
   | { readonly type: 'sliceEnded'; readonly report: SliceReport }
   | { readonly type: 'events'; readonly items: JobEvents }

@@ -2,17 +2,19 @@
 import type { RequestId } from '../../core/ids.ts';
 import { BerthError } from '../../errors.ts';
 import type { ModelLaunch, RequestUsage, TokenLogprob } from '../engine.ts';
-import type { Pointer } from './binding.ts';
 import type { GenerateJob, JobEvent } from './commands.ts';
 import { failedEvent, nowMicros } from './common.ts';
-import { checkCacheFits, makeContext, type Model, pieceOf, tokenize } from './model.ts';
-import { LogitRows, REPEAT_WINDOW, SamplerFactory, type TokenChoice, type TokenSampler } from './sampling.ts';
+import { ElasticContext } from './elastic.ts';
+import { type Model, pieceOf, tokenize } from './model.ts';
+import { REPEAT_WINDOW, SamplerFactory, type TokenChoice, type TokenSampler } from './sampling.ts';
 import { isDecoding, type PlannedTokens, type Sequence, SequenceTable, tokenAt, totalTokens } from './sequences.ts';
 import { StepBatch } from './step-batch.ts';
 import { TextStream } from './text.ts';
 
 /** Most requests that wait in a runner; the core sends far fewer. */
 const WAITING_LIMIT = 1024;
+/** Output that a cache is grown for beforehand. */
+const EXPECTED_TOKENS = 256;
 /** llama.h's LLAMA_MAX_SEQ: `n_seq_max` can't be larger. */
 const SEATS_LIMIT = 256;
 
@@ -38,18 +40,15 @@ export class Generator {
   readonly #model: Model;
   readonly #launch: ModelLaunch;
   readonly #emit: Emit;
-  readonly #context: Pointer;
-  readonly #memory: Pointer | null;
-  readonly #rows: LogitRows;
+  readonly #context: ElasticContext;
   readonly #samplers: SamplerFactory;
   readonly #table: SequenceTable;
   readonly #batch: StepBatch;
   readonly #byId = new Map<RequestId, Generation>();
   #arrivals = 0;
-  #lanes = 0;
   #endTokens: readonly number[] | null = null;
 
-  /** Throws `model_load_failed` if the context can't be made (not enough memory, most often). */
+  /** Throws `model_load_failed` if the machine can't hold the cache. */
   constructor(model: Model, launch: ModelLaunch, emit: Emit) {
     this.#model = model;
     this.#launch = launch;
@@ -57,25 +56,31 @@ export class Generator {
     const seats = Math.min(Math.max(launch.parallel, 1), SEATS_LIMIT);
     const stepTokens = Math.max(launch.batchTokens, seats);
     const cells = Math.max(launch.kvTokens, launch.contextTokens);
-    const { llama } = model;
-    checkCacheFits(model, cells);
-    this.#context = makeContext(model, {
-      n_ctx: cells,
-      n_batch: stepTokens,
-      n_ubatch: stepTokens,
-      n_seq_max: seats,
-      n_outputs_max: seats,
-      n_threads: 1,
-      n_threads_batch: 1,
-      kv_unified: true,
-    });
-    this.#memory = llama.llama_get_memory(this.#context) ?? null;
-    this.#rows = new LogitRows(model, this.#context, seats);
+    this.#context = new ElasticContext(model, { cells, seats, stepTokens });
     this.#samplers = new SamplerFactory(model);
     this.#batch = new StepBatch(stepTokens, seats);
-    this.#table = new SequenceTable({ cells, seats, stepTokens }, (seat) => {
-      if (this.#memory !== null) llama.llama_memory_seq_rm(this.#memory, seat, -1, -1);
-    });
+    this.#table = new SequenceTable(
+      { cells: this.#context.cells, seats, stepTokens },
+      (seat) => this.#context.forget(seat),
+      (wanted) => this.#grow(wanted),
+    );
+  }
+
+  /** Makes the context before a request needs it; false if there was nothing to do. Throws `model_load_failed`. */
+  prepare(): boolean {
+    return this.#context.prepare();
+  }
+
+  /** Bytes that the KV cache may still grow by. */
+  get growthBytes(): number {
+    return this.#context.growthBytes;
+  }
+
+  #grow(wanted: number): number {
+    const kept = this.#context.grow(wanted, this.#table.usedCells);
+    // What did not come along is computed again, each at its seat.
+    if (!kept) for (const sequence of this.#table.seated) sequence.cells = 0;
+    return this.#context.cells;
   }
 
   get pending(): number {
@@ -98,10 +103,6 @@ export class Generator {
   }
 
   #enter(job: GenerateJob): void {
-    if (this.#memory === null)
-      throw new BerthError('unsupported_parameter', 'This model embeds texts; it can’t generate one.', {
-        param: 'model',
-      });
     if (this.#table.waiting.length >= WAITING_LIMIT)
       throw new BerthError('queue_full', `${WAITING_LIMIT} requests wait in this model’s runner already.`);
     const prompt = this.#promptTokens(job);
@@ -112,12 +113,21 @@ export class Generator {
         `The prompt has ${prompt.length} tokens; the model’s context holds ${contextTokens}, prompt and output together.`,
       );
     }
+    const expectedTokens = Math.min(job.maxTokens ?? EXPECTED_TOKENS, EXPECTED_TOKENS);
+    // The first request finds a context of its size, if it comes before there is any.
+    if (!this.#context.isMade && prompt.length + expectedTokens > this.#context.cells)
+      this.#grow(prompt.length + expectedTokens);
+    if (this.#context.memory === null)
+      throw new BerthError('unsupported_parameter', 'This model embeds texts; it can’t generate one.', {
+        param: 'model',
+      });
     const banned = job.ignoreEos && job.grammar === null ? this.#allEndTokens() : [];
     const generation: Generation = {
       requestId: job.requestId,
       order: this.#arrivals,
       prompt,
       generated: [],
+      expectedTokens,
       seat: null,
       cells: 0,
       job,
@@ -196,10 +206,7 @@ export class Generator {
   step(lanes: number, prefillTokens: number): StepOutcome | null {
     this.#admit();
     const started = nowMicros();
-    if (lanes !== this.#lanes) {
-      this.#model.llama.llama_set_n_threads(this.#context, lanes, lanes);
-      this.#lanes = lanes;
-    }
+    this.#context.setLanes(lanes);
     const planned = this.#decode(prefillTokens);
     if (planned === null) return null;
     const decoded = planned.outputs.map(({ generation, index }) => {
@@ -233,11 +240,11 @@ export class Generator {
       const items = this.#table.plan(prefillTokens).map((item) => ({ ...item, decoding: isDecoding(item.sequence) }));
       if (items.length === 0) {
         const [alone] = this.#table.seated;
-        if (alone !== undefined && prefillTokens > 0) this.#finish(alone as Generation, 'length');
+        if (alone !== undefined && prefillTokens > 0) this.#outgrown(alone as Generation);
         return null;
       }
       const outputs = this.#fill(items);
-      const code = llama.llama_decode(this.#context, this.#batch.batch);
+      const code = llama.llama_decode(this.#context.pointer, this.#batch.batch);
       if (code === 0) {
         for (const { sequence, count } of items) sequence.cells += count;
         return { items, outputs };
@@ -253,6 +260,13 @@ export class Generator {
       }
       return null;
     }
+  }
+
+  /** The only one that is left fills the cache: by right, or because the machine has no memory for a larger one. */
+  #outgrown(generation: Generation): void {
+    if (this.#context.cells >= this.#launch.contextTokens) return this.#finish(generation, 'length');
+    const message = 'The machine has no memory left for this model’s KV cache to grow as far as the request needs.';
+    this.#fail(generation.requestId, new BerthError('engine_error', message));
   }
 
   #fill(items: readonly PlannedTokens[]): { generation: Generation; index: number }[] {
@@ -272,7 +286,7 @@ export class Generator {
   #sample(generation: Generation, index: number): void {
     const { job, requestId } = generation;
     try {
-      const choice = generation.sampler.sample(this.#context, index, this.#rows.row(index));
+      const choice = generation.sampler.sample(this.#context.pointer, index, this.#context.rows.row(index));
       if (!job.ignoreEos || job.grammar !== null) {
         if (this.#model.llama.llama_vocab_is_eog(this.#model.vocab, choice.token)) {
           this.#finishing.push(() => this.#finish(generation, 'stop'));
@@ -361,6 +375,6 @@ export class Generator {
   dispose(): void {
     for (const { requestId } of this.#byId.values())
       this.#fail(requestId, new BerthError('model_stopped', 'The model was put to sleep while the request ran.'));
-    this.#model.llama.llama_free(this.#context);
+    this.#context.dispose();
   }
 }

@@ -61,6 +61,8 @@ export function createHostedModel(options: HostedOptions): HostedModel {
   let state: State = 'cold';
   let runner: Runner | null = null;
   let mappedWeightBytes: Bytes = 0;
+  /** What its cache may still grow by is kept for it. */
+  let growthBytes: Bytes = 0;
   /** Why a request that comes now can't be served. */
   let endedBy: ErrorCode = 'model_stopped';
   /** What the runner did wrong, if it was for that that it was ended. */
@@ -75,8 +77,10 @@ export function createHostedModel(options: HostedOptions): HostedModel {
   const measure = (): Bytes => {
     const privateBytes = runner?.child.memory()?.privateBytes ?? 0;
     const mapped = state === 'loaded' ? mappedWeightBytes : 0;
-    observer.memory({ chargedBytes: privateBytes + mapped, privateBytes, mappedWeightBytes: mapped });
-    return privateBytes + mapped;
+    const growth = state === 'loaded' ? growthBytes : 0;
+    const chargedBytes = privateBytes + mapped + growth;
+    observer.memory({ chargedBytes, privateBytes, mappedWeightBytes: mapped, growthBytes: growth });
+    return chargedBytes;
   };
 
   const failAll = (code: ErrorCode, message: string): void => {
@@ -137,6 +141,10 @@ export function createHostedModel(options: HostedOptions): HostedModel {
           break;
         case 'fatal':
           fault ??= new BerthError(message.code, message.message);
+          break;
+        case 'grew':
+          ({ growthBytes } = message);
+          if (state === 'loaded') measure();
           break;
         case 'started':
           break;
@@ -244,7 +252,7 @@ export function createHostedModel(options: HostedOptions): HostedModel {
     const late = `The model did not load ${seconds(limits.loadMicros)}: raise \`limits.loadTimeout\` if its file is on a slow disk.`;
     const reply = await ask({ type: 'load', launch }, limits.loadMicros, late);
     if (reply.type === 'loadFailed') throw new BerthError(reply.code, reply.message);
-    if (reply.type === 'loaded') ({ mappedWeightBytes } = reply);
+    if (reply.type === 'loaded') ({ mappedWeightBytes, growthBytes } = reply);
     state = 'loaded';
   };
 

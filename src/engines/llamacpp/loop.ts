@@ -34,6 +34,8 @@ export interface LoopOptions {
   readonly prefillBudgetTokens: number;
   readonly onEvents: (items: JobEvents) => void;
   readonly onSliceEnd: (report: SliceReport) => void;
+  /** Told whenever the bytes that the KV cache may still grow by have changed. */
+  readonly onGrowth: (growthBytes: number) => void;
 }
 
 export class Loop {
@@ -43,6 +45,7 @@ export class Loop {
   #events: (readonly [RequestId, JobEvent])[] = [];
   #slice: OpenSlice | null = null;
   #embedNext = false;
+  #toldGrowthBytes: number;
   /** Learned microseconds of one prefill token, by lanes. */
   readonly #prefillMicros = new Map<number, number>();
 
@@ -52,6 +55,22 @@ export class Loop {
     const emit = (requestId: RequestId, event: JobEvent): void => void this.#events.push([requestId, event]);
     this.#generator = new Generator(model, launch, emit);
     this.#embedder = new Embedder(model, launch, emit);
+    this.#toldGrowthBytes = this.#generator.growthBytes;
+  }
+
+  /** Bytes that the KV cache may still grow by. */
+  get growthBytes(): number {
+    return this.#generator.growthBytes;
+  }
+
+  /** Does ahead what the first request would wait for; false if there was nothing to do. */
+  prepare(): boolean {
+    try {
+      return this.#generator.prepare();
+    } catch {
+      // The first request tries again, and tells.
+      return false;
+    }
   }
 
   get pending(): number {
@@ -161,6 +180,9 @@ export class Loop {
   }
 
   #flush(): void {
+    const { growthBytes } = this;
+    if (growthBytes !== this.#toldGrowthBytes) this.#options.onGrowth(growthBytes);
+    this.#toldGrowthBytes = growthBytes;
     if (this.#events.length === 0) return;
     const items = this.#events;
     this.#events = [];

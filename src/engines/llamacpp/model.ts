@@ -4,10 +4,11 @@ import { totalmem } from 'node:os';
 import { BerthError } from '../../errors.ts';
 import { MIB } from '../../core/ids.ts';
 import type { ContextParams, Llama, Pointer } from './binding.ts';
+import { mappedFiles, newFiles } from './pages.ts';
 
 /** The header's `LLAMA_LOAD_MODE_MMAP`: pages of the file, shared and clean, that the system may drop and read again. */
 const LOAD_MODE_MMAP = 1;
-const LOG_ROUNDING_BYTES = 64 * 1024;
+const ROUNDING_BYTES = 64 * 1024;
 const GGUF_MAGIC = 0x46554747;
 
 export interface Model {
@@ -23,9 +24,13 @@ export interface Model {
   readonly eosText: string;
   readonly trainedContextTokens: number;
   readonly weightBytes: number;
-  /** Of a 16-bit cache with heads of the usual size; some models' heads are larger. */
+  /** Of a 16-bit cache; 0: it has none. */
   readonly kvBytesPerToken: number;
+  /** Whether a larger cache computes the same: not where a model is laid out by the size of its context, or keeps no cache of tokens. */
+  readonly elasticCache: boolean;
   readonly mappedWeightBytes: number;
+  /** The files whose pages are mapped, where the system tells. */
+  readonly mappedFiles: ReadonlySet<string>;
   /** llama.h's pooling type of the model itself; -1: it names none. */
   readonly poolingType: number;
 }
@@ -55,8 +60,14 @@ function checkFile(path: string): void {
   }
 }
 
+interface Logged<T> {
+  readonly result: T;
+  readonly mappedBytes: number;
+  readonly complaints: string;
+}
+
 /** Runs `call` with llama.cpp's log kept; returns its result, the mapped bytes it spoke of, and its last complaints. */
-function logged<T>(llama: Llama, call: () => T): { result: T; mappedBytes: number; complaints: string } {
+function logged<T>(llama: Llama, call: () => T): Logged<T> {
   const complaints: string[] = [];
   let mappedBytes = 0;
   // Written at once: this thread never returns to its event loop, which would write a stream's text.
@@ -77,22 +88,34 @@ function logged<T>(llama: Llama, call: () => T): { result: T; mappedBytes: numbe
   }
 }
 
+/**
+ * Runs `call` in silence, and only if it fails (null) once more with the log, for the reason. A load writes about a thousand
+ * lines, which take 5 to 10 ms to bring to JavaScript.
+ */
+function explained(llama: Llama, call: () => Pointer | null): Logged<Pointer | null> {
+  const result = call();
+  return result === null ? logged(llama, call) : { result, mappedBytes: 0, complaints: '' };
+}
+
 const isMemoryComplaint = (text: string): boolean => /alloc|out of memory|mmap failed|not enough/i.test(text);
 
 /**
  * Loads the model with its weights mapped. `repack`: let llama.cpp copy weights into layouts that are faster on this processor
- * (`use_extra_bufts`); those copies are private memory. Throws `model_file_missing`, `model_file_invalid`, `model_load_failed`.
+ * (`use_extra_bufts`); those copies are private memory. `elastic`: caches may start small. Throws `model_file_missing`, `model_file_invalid`, `model_load_failed`.
  */
-export function loadModel(llama: Llama, path: string, repack: boolean): Model {
+export function loadModel(
+  llama: Llama,
+  path: string,
+  { repack, elastic }: { readonly repack: boolean; readonly elastic: boolean },
+): Model {
   checkFile(path);
   const params = llama.llama_model_default_params();
   params.load_mode = LOAD_MODE_MMAP;
   params.use_extra_bufts = repack;
-  const {
-    result: pointer,
-    mappedBytes,
-    complaints,
-  } = logged(llama, () => llama.llama_model_load_from_file(path, params));
+  const before = mappedFiles();
+  // What is mapped is seen in procfs; where there is none, the log tells it.
+  const run = process.platform === 'linux' ? explained : logged<Pointer | null>;
+  const { result: pointer, mappedBytes, complaints } = run(llama, () => llama.llama_model_load_from_file(path, params));
   if (pointer === null) {
     const code = isMemoryComplaint(complaints) ? 'model_load_failed' : 'model_file_invalid';
     throw new BerthError(code, `llama.cpp could not load the model: ${complaints || 'it gave no reason'}.`);
@@ -101,8 +124,15 @@ export function loadModel(llama: Llama, path: string, repack: boolean): Model {
   const textOf = (token: number): string => (token < 0 ? '' : (llama.llama_vocab_get_text(vocab, token) ?? ''));
   const bos = llama.llama_vocab_bos(vocab);
   const architecture = metadata(llama, pointer, 'general.architecture');
-  const pooling = architecture === null ? null : metadata(llama, pointer, `${architecture}.pooling_type`);
+  const pooling = metadata(llama, pointer, `${architecture}.pooling_type`);
+  const cacheBytes = kvBytesPerToken(llama, pointer, architecture);
+  // LongRoPE has factors for short and for long contexts, chosen by the context's size.
+  const sized = metadata(llama, pointer, `${architecture}.rope.scaling.original_context_length`) !== null;
   const weightBytes = Number(llama.llama_model_size(pointer));
+  const after = mappedFiles();
+  const files = newFiles(before, after);
+  // llama.cpp unmaps what lies before the first and behind the last tensor that it uses in place.
+  const mapped = after.reduce((sum, { path: file, bytes }) => sum + (files.has(file) ? bytes : 0), mappedBytes);
   return {
     llama,
     pointer,
@@ -115,17 +145,24 @@ export function loadModel(llama: Llama, path: string, repack: boolean): Model {
     eosText: textOf(llama.llama_vocab_eos(vocab)),
     trainedContextTokens: llama.llama_model_n_ctx_train(pointer),
     weightBytes,
-    kvBytesPerToken: kvBytesPerToken(llama, pointer),
-    // llama.cpp tells hundredths of a MiB for each buffer.
-    mappedWeightBytes: mappedBytes > weightBytes - LOG_ROUNDING_BYTES ? weightBytes : mappedBytes,
+    kvBytesPerToken: cacheBytes,
+    elasticCache: elastic && cacheBytes > 0 && !sized,
+    // Whole pages, or what the log tells: hundredths of a MiB for each buffer.
+    mappedWeightBytes: mapped > weightBytes - ROUNDING_BYTES ? weightBytes : mapped,
+    mappedFiles: files,
     poolingType: pooling === null ? -1 : Number(pooling),
   };
 }
 
 /** Keys and values, two bytes each, of all layers. */
-function kvBytesPerToken(llama: Llama, model: Pointer): number {
-  const headWidth = llama.llama_model_n_embd(model) / Math.max(llama.llama_model_n_head(model), 1);
-  return Math.round(4 * llama.llama_model_n_layer(model) * llama.llama_model_n_head_kv(model) * headWidth);
+function kvBytesPerToken(llama: Llama, model: Pointer, architecture: string | null): number {
+  // Encoders keep none.
+  if (metadata(llama, model, `${architecture}.attention.causal`) === 'false') return 0;
+  const usual = llama.llama_model_n_embd(model) / Math.max(llama.llama_model_n_head(model), 1);
+  const width = (key: string): number =>
+    Number(metadata(llama, model, `${architecture}.attention.${key}_length`) ?? usual);
+  const widths = width('key') + width('value');
+  return Math.round(2 * llama.llama_model_n_layer(model) * llama.llama_model_n_head_kv(model) * widths);
 }
 
 /**
@@ -153,7 +190,7 @@ function metadata(llama: Llama, model: Pointer, key: string): string | null {
 /** Makes a context. Throws `model_load_failed`, with llama.cpp's reason. */
 export function makeContext(model: Model, override: Partial<ContextParams>): Pointer {
   const params = Object.assign(model.llama.llama_context_default_params(), override);
-  const { result, complaints } = logged(model.llama, () => model.llama.llama_init_from_model(model.pointer, params));
+  const { result, complaints } = explained(model.llama, () => model.llama.llama_init_from_model(model.pointer, params));
   if (result === null) {
     throw new BerthError(
       'model_load_failed',

@@ -32,9 +32,13 @@ export type FromRunner =
       readonly micros: Micros;
       /** Bytes of the weights mapped from the file (clean pages), as opposed to copied or repacked ones. */
       readonly mappedWeightBytes: Bytes;
+      /** Bytes that its KV cache, which starts small, may still grow by. */
+      readonly growthBytes: Bytes;
       readonly phases: Readonly<Record<string, Micros>>;
     }
   | { readonly type: 'loadFailed'; readonly code: ErrorCode; readonly message: string }
+  /** The KV cache has grown: by so much it may grow now. */
+  | { readonly type: 'grew'; readonly growthBytes: Bytes }
   | { readonly type: 'asleep'; readonly micros: Micros }
   | { readonly type: 'sliceEnded'; readonly report: SliceReport }
   /** All events of one step, together. */

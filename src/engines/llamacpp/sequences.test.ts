@@ -99,6 +99,34 @@ describe('SequenceTable', () => {
     expect(table.admit().map((one) => one.order)).toEqual([0]);
   });
 
+  it('asks for cells before anybody waits or gives way, and goes on as before where there are no more', () => {
+    const asked: number[] = [];
+    let cells = 100;
+    const table = new SequenceTable(
+      { cells, seats: 4, stepTokens: 64 },
+      () => {},
+      (wanted) => {
+        asked.push(wanted);
+        cells = Math.min(200, Math.max(cells, wanted));
+        return cells;
+      },
+    );
+    table.add({ ...sequence(0, 20), expectedTokens: 60 });
+    step(table);
+    expect(asked).toEqual([]);
+    table.add({ ...sequence(1, 40), expectedTokens: 60 });
+    step(table);
+    expect(asked).toEqual([80 + 100]);
+    table.add(sequence(2, 80));
+    step(table);
+    expect(asked).toHaveLength(2);
+    expect(table.seated.map((one) => one.order)).toEqual([0, 1]);
+    let most = 0;
+    for (; table.seated.length > 1; step(table)) most = table.usedCells;
+    expect(most).toBeGreaterThan(190);
+    expect(cells).toBe(200);
+  });
+
   it('when cells run out the youngest gives up, is computed again from its start, and everybody ends', () => {
     fc.assert(
       fc.property(

@@ -15,6 +15,8 @@ export interface Sequence {
   readonly prompt: Int32Array;
   /** Tokens after the prompt: resumed and sampled ones. */
   readonly generated: number[];
+  /** How many there will be, at a guess. Where cells can be had, they are had for so many. */
+  readonly expectedTokens?: number;
   /** llama.cpp's sequence id while seated. */
   seat: number | null;
   /** Tokens whose KV is in the cache. */
@@ -25,6 +27,10 @@ export const totalTokens = (sequence: Sequence): number => sequence.prompt.lengt
 export const tokensLeft = (sequence: Sequence): number => totalTokens(sequence) - sequence.cells;
 /** One token left, and the prompt is through: this step samples its next token. */
 export const isDecoding = (sequence: Sequence): boolean => sequence.generated.length > 0 && tokensLeft(sequence) === 1;
+
+/** What it may well come to. */
+const foreseenTokens = (sequence: Sequence): number =>
+  Math.max(totalTokens(sequence) + GROWTH_CELLS, sequence.prompt.length + (sequence.expectedTokens ?? 0));
 
 export function tokenAt(sequence: Sequence, index: number): number {
   const { prompt, generated } = sequence;
@@ -66,16 +72,21 @@ export interface TableLimits {
 
 export class SequenceTable {
   readonly #limits: TableLimits;
+  #cells: number;
   /** Called when a seat's cells must be freed (finished, cancelled, given up). */
   readonly #release: (seat: number) => void;
+  /** Called where somebody would have to wait or to give way for want of cells: asks for so many, returns how many there are now. */
+  readonly #grow: ((wanted: number) => number) | null;
   readonly #freeSeats: number[];
   /** In order of arrival, both. */
   #waiting: Sequence[] = [];
   #seated: Sequence[] = [];
 
-  constructor(limits: TableLimits, release: (seat: number) => void) {
+  constructor(limits: TableLimits, release: (seat: number) => void, grow: ((wanted: number) => number) | null = null) {
     this.#limits = limits;
+    this.#cells = limits.cells;
     this.#release = release;
+    this.#grow = grow;
     this.#freeSeats = Array.from({ length: limits.seats }, (_, index) => limits.seats - 1 - index);
   }
 
@@ -123,21 +134,31 @@ export class SequenceTable {
   }
 
   #fits(next: Sequence): boolean {
-    if (this.#seated.length === 0) return true;
-    const promised = this.#seated.reduce((sum, sequence) => sum + totalTokens(sequence) + GROWTH_CELLS, 0);
-    return promised + totalTokens(next) + GROWTH_CELLS <= this.#limits.cells;
+    const all = [...this.#seated, next];
+    const needed = all.reduce((sum, sequence) => sum + totalTokens(sequence) + GROWTH_CELLS, 0);
+    if (needed > this.#cells) this.#growFor(all);
+    return this.#seated.length === 0 || needed <= this.#cells;
+  }
+
+  /** True if there are more cells than before. */
+  #growFor(sequences: readonly Sequence[]): boolean {
+    if (this.#grow === null) return false;
+    const before = this.#cells;
+    this.#cells = this.#grow(sequences.reduce((sum, sequence) => sum + foreseenTokens(sequence), 0));
+    return this.#cells > before;
   }
 
   /**
    * What the next step computes: one token for each decoding sequence, then prefill in fair shares. Where the cache is too
-   * full for it, the youngest sequence gives its cells up and waits. `prefillTokens` bounds the prefill part.
+   * full for it and can't grow, the youngest sequence gives its cells up and waits. `prefillTokens` bounds the prefill part.
    */
   plan(prefillTokens: number): PlannedTokens[] {
     for (;;) {
       const planned = this.#planTokens(prefillTokens);
       const needed = planned.reduce((sum, item) => sum + item.count, 0);
-      const free = this.#limits.cells - this.usedCells;
+      const free = this.#cells - this.usedCells;
       if (needed <= free) return planned;
+      if (this.#growFor(this.#seated)) continue;
       if (!this.yieldYoungest())
         return this.#planTokens(Math.min(prefillTokens, free)).filter((item) => item.count <= free);
     }

@@ -15,6 +15,8 @@ describe('what a runner sends', () => {
       false,
     );
     expect(isFromRunner({ type: 'loadFailed', code: 'no such code', message: 'no' })).toBe(false);
+    expect(isFromRunner({ type: 'grew', growthBytes: -1 })).toBe(false);
+    expect(isFromRunner({ type: 'loaded', from: 'cold', micros: 1, mappedWeightBytes: 1 })).toBe(false);
     expect(isFromRunner({ type: 'toString' })).toBe(false);
   });
 

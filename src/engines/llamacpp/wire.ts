@@ -31,8 +31,9 @@ const isItem = (item: unknown): boolean =>
 
 const MESSAGES: Readonly<Record<FromRunner['type'], Check>> = {
   started: (message) => isText(message['engineVersion']),
-  loaded: ({ from, micros, mappedWeightBytes }) =>
-    (from === 'cold' || from === 'asleep') && isCount(micros) && isCount(mappedWeightBytes),
+  loaded: ({ from, micros, mappedWeightBytes, growthBytes }) =>
+    (from === 'cold' || from === 'asleep') && [micros, mappedWeightBytes, growthBytes].every(isCount),
+  grew: (message) => isCount(message['growthBytes']),
   loadFailed: isCoded,
   asleep: (message) => isCount(message['micros']),
   sliceEnded: ({ report }) =>

@@ -10,6 +10,7 @@ import type { FromWorker, ToWorker, WorkerSetup } from './commands.ts';
 import { nowMicros } from './common.ts';
 import { Loop } from './loop.ts';
 import { freeModel, loadModel, type Model } from './model.ts';
+import { populatePages, releasePages } from './pages.ts';
 
 /** The counter wakes us; this bound is a belt besides the braces. */
 const WAIT_LIMIT_MILLIS = 1000;
@@ -18,6 +19,8 @@ class Host {
   readonly #send: (message: FromWorker) => void;
   readonly #llama: Llama;
   #model: { readonly path: string; readonly model: Model } | null = null;
+  /** What a model that has just been loaded or woken still needs before its first step is a fast one; done while nothing else is to do. */
+  #chores: (() => void)[] = [];
   #loop: { readonly launch: string; readonly loop: Loop } | null = null;
 
   constructor(send: (message: FromWorker) => void, llama: Llama) {
@@ -27,6 +30,13 @@ class Host {
 
   get runnable(): boolean {
     return this.#loop?.loop.runnable === true;
+  }
+
+  /** Does one thing ahead; false if there was none. */
+  prepare(): boolean {
+    const chore = this.#chores.shift();
+    chore?.();
+    return chore !== undefined;
   }
 
   step(): void {
@@ -65,19 +75,26 @@ class Host {
       const from = this.#model === null ? 'cold' : 'asleep';
       this.#model ??= {
         path: launch.path,
-        model: loadModel(this.#llama, launch.path, process.env['BERTH_LLAMA_REPACK'] !== '0'),
+        model: loadModel(this.#llama, launch.path, {
+          repack: process.env['BERTH_LLAMA_REPACK'] !== '0',
+          elastic: process.env['BERTH_LLAMA_ELASTIC'] !== '0',
+        }),
       };
       const modelAt = nowMicros();
       const { model } = this.#model;
       const key = JSON.stringify(launch);
       if (this.#loop !== null && this.#loop.launch !== key) this.#disposeLoop();
       this.#loop ??= { launch: key, loop: this.#makeLoop(model, launch) };
+      const { loop } = this.#loop;
+      this.#chores = [() => void loop.prepare()];
+      if (from === 'asleep') this.#chores.push(() => populatePages(this.#llama, model.mappedFiles));
       const { chatTemplate, bosText, eosText, addsBos, mappedWeightBytes } = model;
       this.#send({
         type: 'loaded',
         from,
         micros: nowMicros() - started,
         mappedWeightBytes,
+        growthBytes: loop.growthBytes,
         phases: { model: modelAt - started, context: nowMicros() - modelAt },
         template: { chatTemplate, bosText, eosText, addsBos },
       });
@@ -93,10 +110,12 @@ class Host {
       prefillBudgetTokens: launch.batchTokens,
       onEvents: (items) => this.#send({ type: 'events', items }),
       onSliceEnd: (report) => this.#send({ type: 'sliceEnded', report }),
+      onGrowth: (growthBytes) => this.#send({ type: 'grew', growthBytes }),
     });
   }
 
   #disposeLoop(): void {
+    this.#chores = [];
     this.#loop?.loop.dispose();
     this.#loop = null;
   }
@@ -105,6 +124,7 @@ class Host {
     const started = nowMicros();
     this.#disposeLoop();
     this.#llama.trim();
+    if (this.#model !== null) releasePages(this.#llama, this.#model.model.mappedFiles);
     this.#send({ type: 'asleep', micros: nowMicros() - started });
   }
 
@@ -161,6 +181,7 @@ function main(): void {
       host.handle(received.message as ToWorker);
     }
     if (host.runnable) host.step();
+    else if (host.prepare()) continue;
     else Atomics.wait(bell, 0, rung, WAIT_LIMIT_MILLIS);
   }
 }

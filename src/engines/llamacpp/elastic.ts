@@ -1,0 +1,196 @@
+/**
+ * The context that texts are generated on. Its KV cache starts small and grows: llama.cpp zeroes the whole cache when it makes
+ * one, and a page fault for each 4 KiB of it is what a cold model would wait for. Growing copies what is in use out, frees the
+ * small context, makes a larger one, and copies back: so that never two caches are held at once.
+ */
+import { BerthError } from '../../errors.ts';
+import type { Pointer } from './binding.ts';
+import { checkCacheFits, makeContext, type Model } from './model.ts';
+import { LogitRows } from './sampling.ts';
+
+/** Enough for a few short chats. */
+const START_CELLS = 1024;
+/** llama.cpp pads caches to this. */
+const CELLS_STEP = 256;
+/** From this part of the full size on, the full size is made: to grow once more for the rest is not worth it. */
+const NEARLY_FULL = 0.75;
+
+export interface ContextShape {
+  /** The most cells that it may grow to. */
+  readonly cells: number;
+  readonly seats: number;
+  readonly stepTokens: number;
+}
+
+interface Made {
+  readonly pointer: Pointer;
+  readonly memory: Pointer | null;
+  readonly rows: LogitRows;
+}
+
+/** How many cells a cache of `now` grows to, to hold `wanted`: at least twice as many, or all. */
+export function grownCells(now: number, wanted: number, full: number): number {
+  const cells = Math.ceil(Math.max(wanted, 2 * now) / CELLS_STEP) * CELLS_STEP;
+  return cells > NEARLY_FULL * full ? full : cells;
+}
+
+export class ElasticContext {
+  readonly #model: Model;
+  readonly #shape: ContextShape;
+  #made: Made | null = null;
+  #cells: number;
+  /** Once the machine had no room for more, it isn't asked again. */
+  #stuck = false;
+  #lanes = 1;
+
+  /** Makes nothing yet. Throws `model_load_failed` if the machine can't hold the full cache. */
+  constructor(model: Model, shape: ContextShape) {
+    checkCacheFits(model, shape.cells);
+    this.#model = model;
+    this.#shape = shape;
+    this.#cells = model.elasticCache ? Math.min(START_CELLS, shape.cells) : shape.cells;
+  }
+
+  /** Cells of the cache, made or about to be. */
+  get cells(): number {
+    return this.#cells;
+  }
+
+  /** It may still grow. */
+  get elastic(): boolean {
+    return !this.#stuck && this.#cells < this.#shape.cells;
+  }
+
+  /** Bytes that its cache may still grow by. One that is about to be made counts as made. */
+  get growthBytes(): number {
+    const cells = this.isMade || this.#isWanted ? this.#cells : 0;
+    return this.#stuck ? 0 : (this.#shape.cells - cells) * this.#model.kvBytesPerToken;
+  }
+
+  /** A model made for embedding is seldom asked to write. */
+  get #isWanted(): boolean {
+    return this.#model.poolingType <= 0;
+  }
+
+  /** Makes the context before somebody waits for it. False if there was nothing to do. Throws `model_load_failed`. */
+  prepare(): boolean {
+    if (this.isMade || !this.#isWanted) return false;
+    this.#made = this.#make();
+    return true;
+  }
+
+  get pointer(): Pointer {
+    return this.#ready.pointer;
+  }
+
+  /** null: a model without memory, which embeds and doesn't generate. */
+  get memory(): Pointer | null {
+    return this.#ready.memory;
+  }
+
+  /** The logits of the last decode; not to be kept beyond it. */
+  get rows(): LogitRows {
+    return this.#ready.rows;
+  }
+
+  get #ready(): Made {
+    this.#made ??= this.#make();
+    return this.#made;
+  }
+
+  get isMade(): boolean {
+    return this.#made !== null;
+  }
+
+  #make(): Made {
+    const { seats, stepTokens } = this.#shape;
+    const pointer = makeContext(this.#model, {
+      n_ctx: this.#cells,
+      n_batch: stepTokens,
+      n_ubatch: stepTokens,
+      n_seq_max: seats,
+      n_outputs_max: seats,
+      n_threads: this.#lanes,
+      n_threads_batch: this.#lanes,
+      kv_unified: true,
+    });
+    const memory = this.#model.llama.llama_get_memory(pointer) ?? null;
+    return { pointer, memory, rows: new LogitRows(this.#model, pointer, seats) };
+  }
+
+  /** Frees the cells of one sequence. */
+  forget(seat: number): void {
+    const memory = this.#made?.memory ?? null;
+    if (memory !== null) this.#model.llama.llama_memory_seq_rm(memory, seat, -1, -1);
+  }
+
+  setLanes(lanes: number): void {
+    if (lanes === this.#lanes) return;
+    this.#lanes = lanes;
+    if (this.#made !== null) this.#model.llama.llama_set_n_threads(this.#made.pointer, lanes, lanes);
+  }
+
+  /**
+   * Grows to hold `wanted` cells, or to the full size if that is less; `cells` tells how far it came. Between steps only: logits
+   * are gone. True: all sequences' KV is still there; false: the cache is empty. Throws `engine_error` if not even the old size
+   * can be made again.
+   */
+  grow(wanted: number, usedCells: number): boolean {
+    if (!this.elastic) return true;
+    const before = this.#cells;
+    this.#cells = grownCells(before, wanted, this.#shape.cells);
+    if (this.#made === null) return true;
+    const saved = usedCells === 0 ? null : this.#save(this.#made.pointer);
+    try {
+      this.#free();
+      this.#remake(before);
+      return usedCells === 0 || (saved !== null && this.#restore(this.pointer, saved));
+    } finally {
+      if (saved !== null) this.#model.llama.release(saved.memory);
+      this.#model.llama.trim();
+    }
+  }
+
+  /** Makes the context in its new size, else in its old one, and then doesn't try again. */
+  #remake(before: number): void {
+    try {
+      this.#made = this.#make();
+    } catch {
+      this.#stuck = true;
+      this.#cells = before;
+      try {
+        this.#made = this.#make();
+      } catch (cause) {
+        throw new BerthError('engine_error', 'There is no memory left for this model’s KV cache.', { cause });
+      }
+    }
+  }
+
+  /** All sequences' cells, in their order: so what is computed on them later is added up in the same order, too. */
+  #save(context: Pointer): { readonly memory: Pointer; readonly bytes: number } | null {
+    const { llama } = this.#model;
+    const size = llama.llama_state_get_size(context);
+    const memory = size > 0 ? llama.allocate(size) : null;
+    if (memory === null) return null;
+    const bytes = llama.llama_state_get_data(context, memory, size);
+    if (bytes > 0 && bytes <= size) return { memory, bytes };
+    llama.release(memory);
+    return null;
+  }
+
+  #restore(context: Pointer, { memory, bytes }: { readonly memory: Pointer; readonly bytes: number }): boolean {
+    const { llama } = this.#model;
+    if (llama.llama_state_set_data(context, memory, bytes) === bytes) return true;
+    if (this.memory !== null) llama.llama_memory_clear(this.memory, true);
+    return false;
+  }
+
+  #free(): void {
+    if (this.#made !== null) this.#model.llama.llama_free(this.#made.pointer);
+    this.#made = null;
+  }
+
+  dispose(): void {
+    this.#free();
+  }
+}
