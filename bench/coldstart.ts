@@ -1,6 +1,7 @@
 /**
  * The first token of a model that is not on the device, its file in the page cache, on an idle machine: Berth and llama-server's
- * router in turn. Also the same from sleep. The bar is the issue's: 0.5 × the router for SmolLM2, 0.6 × for Gemma.
+ * router in turn; beside it the same of a loaded model, which is what remains when nothing has to be loaded. The bar is 0.5 × the
+ * router for SmolLM2, 0.6 × for Gemma.
  */
 import { copyFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -21,7 +22,7 @@ const ROUNDS = 7;
 /** Long enough for the last process to be reaped and the next spare to be ready: what is measured is a start from rest. */
 const REST_MILLIS = 1_500;
 
-export const about = 'first token of a cold model, and of a sleeping one, against llama-server’s router';
+export const about = 'first token of a model that is not on the device, against llama-server’s router';
 
 export async function run(args: BenchArgs): Promise<BenchResult> {
   const rounds = args.quick ? 2 : ROUNDS;
@@ -40,7 +41,7 @@ export async function run(args: BenchArgs): Promise<BenchResult> {
     if (router !== null) started.push(router);
     const rows: BenchRow[] = [];
     for (const { id, bar } of MODELS) {
-      const seen = { cold: [] as number[], peer: [] as number[], asleep: [] as number[] };
+      const seen = { cold: [] as number[], peer: [] as number[] };
       for (let round = 0; round < rounds; round++) {
         await pause(REST_MILLIS);
         seen.cold.push(await firstToken(berth, id));

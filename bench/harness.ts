@@ -55,7 +55,11 @@ function machine(): string {
 function commit(): string {
   try {
     const git = (...args: string[]): string =>
-      execFileSync('git', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim();
+      execFileSync('git', args, {
+        cwd: import.meta.dirname,
+        encoding: 'utf8',
+        stdio: ['ignore', 'pipe', 'ignore'],
+      }).trim();
     // Publishing one benchmark's results must not mark the next one's commit as changed.
     const published = [':/', ':(top,exclude)bench/results', ':(top,exclude)README.md'];
     const isClean = git('status', '--porcelain', '--untracked-files=no', '--', ...published) === '';

@@ -36,7 +36,8 @@ beforeAll(async () => {
 });
 
 afterAll(async () => {
-  await node.stop();
+  // Not there if it did not start: that error is the one to be seen.
+  await (node as Server | undefined)?.stop();
   rmSync(folder, { recursive: true, force: true });
 });
 
