@@ -71,6 +71,9 @@ test('a file that is no measurement is refused, by name', () => {
     expect(readResults(odd)).toEqual([]);
     put(coldstart);
     expect(readResults(odd)).toEqual([coldstart]);
+    const later = { ...coldstart, name: 'brand-new' };
+    writeFileSync(join(odd, 'brand-new.json'), JSON.stringify(later));
+    expect(readResults(odd)).toEqual([coldstart, later]);
     put({ ...coldstart, builds: { quick: 'yes' } });
     expect(() => readResults(odd)).toThrow(/coldstart\.json was measured with --quick/);
     put({ ...coldstart, name: 'core' });

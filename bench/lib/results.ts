@@ -3,12 +3,12 @@
  * writes). Missed bars are shown like kept ones, and what was not measured is named. `scripts/results.mjs` writes the table; a
  * test holds the README equal to the files.
  */
-import { existsSync, readFileSync } from 'node:fs';
+import { globSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { shortNumber } from '../harness.ts';
 
-/** In the table's order. Of each benchmark the rows with a bar are shown, and those whose metric is named here. */
+/** In the table's order, others after them. Of each benchmark the rows with a bar are shown, and those whose metric is named here. */
 const PUBLISHED: readonly { readonly name: string; readonly also: readonly string[] }[] = [
   { name: 'hot-models', also: [] },
   { name: 'coldstart', also: [] },
@@ -46,8 +46,12 @@ type Row = Published['rows'][number];
 
 /** The published results that are there. Throws on a file that is not what a benchmark writes, or that is no measurement. */
 export function readResults(folder: string): Published[] {
-  return PUBLISHED.map(({ name }) => ({ name, file: join(folder, `${name}.json`) }))
-    .filter(({ file }) => existsSync(file))
+  // A benchmark that has no place in the order yet comes after those that have.
+  const there = globSync('*.json', { cwd: folder }).map((file) => file.slice(0, -'.json'.length));
+  const listed = PUBLISHED.map(({ name }) => name);
+  const others = there.filter((name) => !listed.includes(name)).toSorted((a, b) => (a < b ? -1 : 1));
+  return [...listed.filter((name) => there.includes(name)), ...others]
+    .map((name) => ({ name, file: join(folder, `${name}.json`) }))
     .map(({ name, file }) => {
       const parsed = resultSchema.safeParse(JSON.parse(readFileSync(file, 'utf8')));
       if (!parsed.success) throw new Error(`${file}: ${z.prettifyError(parsed.error)}`);
