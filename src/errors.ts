@@ -43,7 +43,7 @@ export const ERRORS = {
     false,
     'Send a valid key as `Authorization: Bearer …` or `x-api-key`.',
   ),
-  forbidden: kind(403, 'permission_error', 4, false, 'Use a key that may do this.'),
+  forbidden: kind(403, 'permission_error', 4, false, 'Use a key that may do this, or allow what the message names.'),
   model_not_found: kind(
     404,
     'invalid_request_error',

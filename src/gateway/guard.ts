@@ -57,7 +57,7 @@ export interface GuardVerdict {
 export function guard(method: string, headers: Headers, options: GuardOptions): GuardVerdict {
   const host = headers.host;
   if (host !== undefined && !hostAllowed(hostName(host), options.allowedHosts ?? [])) {
-    throw new BerthError('forbidden', 'This host name is not one that the node answers to; add it to `allowedHosts`.');
+    throw new BerthError('forbidden', 'This host name is not one that the node answers to; add it to `http.allowedHosts` in berth.yaml.');
   }
   const origin = headers.origin;
   if (origin === undefined) return { corsOrigin: null };
@@ -66,7 +66,10 @@ export function guard(method: string, headers: Headers, options: GuardOptions): 
   const sameOrigin = host !== undefined && (origin === `http://${host}` || origin === `https://${host}`);
   const reading = method === 'GET' || method === 'HEAD';
   if (!sameOrigin && !reading) {
-    throw new BerthError('forbidden', 'Requests from this web origin are not allowed; add it to `allowedOrigins`.');
+    throw new BerthError(
+      'forbidden',
+      'Requests from this web origin are not allowed; add it to `http.origins` in berth.yaml.',
+    );
   }
   return { corsOrigin: null };
 }

@@ -192,7 +192,9 @@ export function createHttpApp(options: HttpOptions, auth: Authenticator): Fastif
     const millis = performance.now() - request.startedMillis;
     const sample = { route: request.routeOptions.url ?? 'none', method: request.method, status: reply.raw.statusCode };
     options.onResponse?.({ ...sample, micros: Math.round(millis * 1_000) });
-    options.log?.info({ requestId: request.id, ...sample, millis: Math.round(millis) }, 'request');
+    // Every request is too much to read: what went wrong on our side is news, the rest is there when asked for.
+    const level = sample.status >= 500 ? 'warn' : 'debug';
+    options.log?.[level]({ requestId: request.id, ...sample, millis: Math.round(millis) }, 'request');
   });
   return app;
 }

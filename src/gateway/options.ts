@@ -4,6 +4,7 @@ import type { StaticKey, Authenticator } from './auth.ts';
 
 /** Where log lines go; pino's shape. Lines hold ids, routes, codes and times, never a body or a query. */
 export interface GatewayLog {
+  debug(fields: object, message: string): void;
   info(fields: object, message: string): void;
   warn(fields: object, message: string): void;
   error(fields: object, message: string): void;

@@ -1,6 +1,6 @@
 /** The last decisions about each model and each request, for `berth why`. Rings, so that memory is bounded. */
 import type { Action } from '../core/actions.ts';
-import type { Micros } from '../core/ids.ts';
+import type { ActionId, Micros } from '../core/ids.ts';
 import type { DecisionView } from './api.ts';
 
 const PER_MODEL = 200;
@@ -15,12 +15,14 @@ export interface DecisionLog {
   of(modelOrRequest: string): readonly DecisionView[];
 }
 
-export function createDecisionLog(): DecisionLog {
-  const models = new Map<string, DecisionView[]>();
-  const slices = new Map<string, DecisionView[]>();
-  const requests = new Map<string, DecisionView[]>();
+type Entry = DecisionView & { readonly id: ActionId };
 
-  const push = (map: Map<string, DecisionView[]>, key: string, decision: DecisionView, most: number): void => {
+export function createDecisionLog(): DecisionLog {
+  const models = new Map<string, Entry[]>();
+  const slices = new Map<string, Entry[]>();
+  const requests = new Map<string, Entry[]>();
+
+  const push = (map: Map<string, Entry[]>, key: string, decision: Entry, most: number): void => {
     const ring = map.get(key) ?? [];
     map.set(key, ring);
     ring.push(decision);
@@ -30,7 +32,8 @@ export function createDecisionLog(): DecisionLog {
   return {
     add(at, action) {
       const request = 'requestId' in action ? action.requestId : null;
-      const decision: DecisionView = {
+      const decision: Entry = {
+        id: action.id,
         at,
         action: action.type,
         model: action.modelId,
@@ -48,7 +51,8 @@ export function createDecisionLog(): DecisionLog {
     },
     of(name) {
       const found = [...(models.get(name) ?? []), ...(slices.get(name) ?? []), ...(requests.get(name) ?? [])];
-      return found.toSorted((a, b) => a.at - b.at);
+      // Of the same moment, in the order in which they were decided.
+      return found.toSorted((a, b) => a.id - b.id).map(({ id: _, ...decision }) => decision);
     },
   };
 }

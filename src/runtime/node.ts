@@ -122,7 +122,6 @@ export class BerthNode implements NodeApi {
       },
       died: (reason) => {
         this.#options.log.error({ model: id, reason }, 'the process of a model ended');
-        this.#metrics.failed(id, 'engine_died');
         this.#tell({ type: 'engineDied', modelId: id });
       },
       memory: ({ chargedBytes }) => {
@@ -204,6 +203,7 @@ export class BerthNode implements NodeApi {
       interTokenGoalMicros: submission.interTokenGoalMicros,
       keepAliveMicros: submission.keepAliveMicros,
     });
+    if (this.#arbiter.state.models.get(live.modelId)?.phase === 'loading') live.loadingSince ??= live.arrivedAt;
     const refused = early.find((event) => event.type === 'failed');
     if (refused !== undefined) {
       const { code, message, retryAfterMicros, param } = refused;
@@ -358,14 +358,14 @@ export class BerthNode implements NodeApi {
     const model = this.#arbiter.state.models.get(spec.id);
     const refusal = model === undefined ? null : whyNot(this.#arbiter.state, model);
     if (refusal !== null && refusal.code !== 'queue_full') throw new BerthError(refusal.code, refusal.message);
-    const loaded = this.#waiters.waitFor(spec.id, 'resident');
+    const loaded = this.#waiters.waitFor(this.#arbiter.state, spec.id, 'resident');
     this.#tell({ type: 'loadRequested', modelId: spec.id, keepAliveMicros: null });
     await loaded;
   }
 
   async stop(name: string, _tenantId: TenantId, { force }: { readonly force: boolean }): Promise<void> {
     const { spec } = this.#registry.find(name);
-    const stopped = this.#waiters.waitFor(spec.id, 'cold');
+    const stopped = this.#waiters.waitFor(this.#arbiter.state, spec.id, 'cold');
     this.#tell({ type: 'stopRequested', modelId: spec.id, force });
     await stopped;
   }

@@ -52,9 +52,13 @@ export function modelView(hosted: Hosted, model: Model | undefined, state: State
 }
 
 function expiresIn(model: Model, state: State, now: Micros): Micros | null {
-  if (model.phase !== 'resident' || model.spec.pinned) return null;
+  if ((model.phase !== 'resident' && model.phase !== 'asleep') || model.spec.pinned) return null;
   const keepAlive = model.keepAliveMicros ?? model.spec.keepAliveMicros ?? state.residency.keepAliveMicros;
   if (keepAlive < 0) return null;
+  if (model.phase === 'asleep') {
+    const { sleepForMicros } = state.residency;
+    return sleepForMicros < 0 ? null : Math.max(0, model.lastUsedAt + keepAlive + sleepForMicros - now);
+  }
   const from = model.active.size > 0 || model.waiting > 0 ? now : model.lastUsedAt;
   return Math.max(0, from + keepAlive - now);
 }

@@ -1,13 +1,13 @@
 /** Operators that wait until a model is on the device, or off it. Each wait has a deadline. */
 import type { ModelId } from '../core/ids.ts';
 import { SECOND } from '../core/ids.ts';
-import type { State } from '../core/state.ts';
+import type { Failure, State } from '../core/state.ts';
 import { BerthError } from '../errors.ts';
 import type { Clock } from './clock.ts';
 
 export interface Waiters {
   /** Resolves when the model is there; rejects when it failed to get there, or the deadline is over. */
-  waitFor(id: ModelId, until: 'resident' | 'cold'): Promise<void>;
+  waitFor(state: State, id: ModelId, until: 'resident' | 'cold'): Promise<void>;
   /** To be called after each change of the state. */
   look(state: State): void;
 }
@@ -15,13 +15,15 @@ export interface Waiters {
 interface Waiter {
   readonly modelId: ModelId;
   readonly until: 'resident' | 'cold';
+  /** A failure that was there before is not this wait's. */
+  readonly oldFailure: Failure | null;
   readonly settle: (error: BerthError | null) => void;
 }
 
 export function createWaiters(clock: Clock, deadlineMicros: number): Waiters {
   const waiters = new Set<Waiter>();
   return {
-    waitFor: (modelId, until) =>
+    waitFor: (state, modelId, until) =>
       new Promise((resolve, reject) => {
         const callOff = clock.after(deadlineMicros, () => {
           const where = until === 'resident' ? 'on' : 'off';
@@ -35,6 +37,7 @@ export function createWaiters(clock: Clock, deadlineMicros: number): Waiters {
         const waiter: Waiter = {
           modelId,
           until,
+          oldFailure: state.models.get(modelId)?.failure ?? null,
           settle(error) {
             callOff();
             waiters.delete(waiter);
@@ -45,10 +48,15 @@ export function createWaiters(clock: Clock, deadlineMicros: number): Waiters {
         waiters.add(waiter);
       }),
     look(state) {
-      for (const { modelId, until, settle } of waiters) {
+      for (const { modelId, until, oldFailure, settle } of waiters) {
         const model = state.models.get(modelId);
         if (model === undefined || model.phase === until) settle(null);
-        else if (until === 'resident' && model.failure !== null && model.phase === 'cold') {
+        else if (
+          until === 'resident' &&
+          model.failure !== null &&
+          model.failure !== oldFailure &&
+          model.phase === 'cold'
+        ) {
           settle(new BerthError(model.failure.code, model.failure.message));
         }
       }
