@@ -222,7 +222,7 @@ test('nothing of a prompt reaches the log, whatever breaks', async () => {
   const node = new StubNode(() => {
     throw new Error('SECRET in an unexpected error');
   });
-  const app = createGateway(node, { log: { info: take, warn: take, error: take } });
+  const app = createGateway(node, { log: { debug: take, info: take, warn: take, error: take } });
   const answer = await app.inject({ method: 'POST', url: `${CHAT}?q=SECRET`, payload: chatBody() });
   expect(answer.statusCode).toBe(500);
   expect(lines.length).toBeGreaterThanOrEqual(2);

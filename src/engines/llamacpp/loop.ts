@@ -155,10 +155,10 @@ export class Loop {
 
   /** As many prefill tokens as should fit into the slice's rest, and into a step of bearable length. */
   #prefillTokens(slice: OpenSlice, lanes: number): number {
-    const { micros } = slice.grant;
+    const { micros, stepMicros = STEP_TARGET_MICROS } = slice.grant;
     const rest = micros === null ? Infinity : slice.openedMicros + micros - nowMicros();
     const each = this.#prefillMicros.get(lanes);
-    const fitting = each === undefined ? FIRST_PREFILL_TOKENS : Math.floor(Math.min(rest, STEP_TARGET_MICROS) / each);
+    const fitting = each === undefined ? FIRST_PREFILL_TOKENS : Math.floor(Math.min(rest, stepMicros) / each);
     return Math.min(Math.max(fitting, SMALLEST_PREFILL_TOKENS), this.#options.prefillBudgetTokens);
   }
 
