@@ -84,6 +84,15 @@ export function median(values: readonly number[]): number {
   return Number.isInteger(middle) ? ((sorted[middle - 1] ?? Number.NaN) + upper) / 2 : upper;
 }
 
+/** The cells of a row whose value should be at least so many times the peer's. */
+export const atLeast = (bar: number, berth: number, peer: number): Omit<BenchRow, 'case' | 'metric' | 'unit'> => ({
+  berth,
+  peer,
+  ratio: berth / peer,
+  bar: `≥ ${bar}`,
+  pass: berth / peer >= bar,
+});
+
 /** A peer's binary: from `--peer`, else from the search path; null where there is none (its columns are then left out). */
 export function findPeer({ peers }: BenchArgs, name: string): string | null {
   const named = peers[name];
@@ -102,6 +111,13 @@ export function findPeer({ peers }: BenchArgs, name: string): string | null {
   }
   return null;
 }
+
+/**
+ * The router is measured with one thread a model and with two: which is better depends on how many are busy. `--quick` leaves out
+ * two, with which several busy models wait for each other.
+ */
+export const peerThreads = ({ quick }: BenchArgs, binary: string | null): number[] =>
+  binary === null ? [] : quick ? [1] : [1, 2];
 
 /** What a peer's binary calls itself, for the published result; its path is nobody's business. */
 export function peerVersion(binary: string | null): string | null {

@@ -21,13 +21,16 @@ export interface Answer {
 export interface Ask {
   readonly url: string;
   readonly model: string;
-  readonly prompt?: string;
+  /** Text, or token ids. */
+  readonly prompt?: string | readonly number[];
   readonly messages?: readonly { readonly role: string; readonly content: string }[];
   readonly maxTokens: number;
   readonly extra?: Readonly<Record<string, unknown>>;
   /** `performance.now()` at which it was meant to start; now if absent. */
   readonly intendedAt?: number;
   readonly timeoutMillis?: number;
+  /** Hangs up. The answer then has an error, and what had come by then. */
+  readonly signal?: AbortSignal;
 }
 
 interface Chunk {
@@ -53,6 +56,7 @@ export function ask({
   extra = {},
   intendedAt = performance.now(),
   timeoutMillis = 300_000,
+  signal,
 }: Ask): Promise<Answer> {
   const isChat = messages !== undefined;
   const body = JSON.stringify({
@@ -103,6 +107,7 @@ export function ask({
       {
         method: 'POST',
         agent,
+        ...(signal && { signal }),
         headers: { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) },
       },
       (incoming) => {
@@ -129,6 +134,46 @@ export function ask({
       error = failure.message;
       finish();
     });
+    outgoing.end(body);
+  });
+}
+
+/** Connections that stay: so many requests a second as embeddings come in would else measure how quickly sockets are made. */
+const embedAgent = new Agent({ keepAlive: true, maxSockets: 1024 });
+
+export interface Embedded {
+  readonly vector: readonly number[];
+  readonly promptTokens: number;
+  readonly millis: number;
+}
+
+/** One text through /v1/embeddings. Rejects if it is refused. */
+export function embed(url: string, model: string, text: string): Promise<Embedded> {
+  const started = performance.now();
+  const body = JSON.stringify({ model, input: text });
+  return new Promise((resolve, reject) => {
+    const headers = { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) };
+    const outgoing = httpRequest(
+      new URL('/v1/embeddings', url),
+      { method: 'POST', agent: embedAgent, headers },
+      (incoming) => {
+        let plain = '';
+        incoming.setEncoding('utf8');
+        incoming.on('data', (data: string) => (plain += data));
+        incoming.on('error', reject);
+        incoming.on('end', () => {
+          const millis = performance.now() - started;
+          if (incoming.statusCode !== 200) return reject(new Error(`${incoming.statusCode}: ${plain.slice(0, 300)}`));
+          const { data, usage } = JSON.parse(plain) as {
+            readonly data: readonly { readonly embedding: readonly number[] }[];
+            readonly usage: { readonly prompt_tokens: number };
+          };
+          resolve({ vector: data[0]?.embedding ?? [], promptTokens: usage.prompt_tokens, millis });
+        });
+      },
+    );
+    outgoing.setTimeout(120_000, () => outgoing.destroy(new Error('timeout')));
+    outgoing.on('error', reject);
     outgoing.end(body);
   });
 }

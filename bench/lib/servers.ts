@@ -88,40 +88,20 @@ export async function startBerth({ config, engine, journal, env = {} }: BerthOpt
   return { name: 'berth', url, adminUrl: `http://127.0.0.1:${adminPort}`, pid: child.pid ?? 0, stop };
 }
 
-export interface RouterOptions {
+interface PeerOptions {
   readonly binary: string;
-  readonly modelsDir: string;
-  readonly modelsMax: number;
   readonly threads: number;
+  /** Of all sequences together. */
   readonly contextTokens: number;
   readonly parallel: number;
   readonly extra?: readonly string[];
 }
 
-export async function startRouter({
-  binary,
-  modelsDir,
-  modelsMax,
-  threads,
-  contextTokens,
-  parallel,
-  extra = [],
-}: RouterOptions): Promise<Server> {
+async function startPeer(options: PeerOptions, own: Readonly<Record<string, string | number>>): Promise<Server> {
+  const { binary, threads, contextTokens, parallel, extra = [] } = options;
   const port = await freePort();
-  const options = {
-    'models-dir': modelsDir,
-    'models-max': modelsMax,
-    host: '127.0.0.1',
-    port,
-    threads,
-    'ctx-size': contextTokens,
-    parallel,
-  };
-  const args = [
-    ...Object.entries(options).flatMap(([name, value]) => [`--${name}`, `${value}`]),
-    '--no-webui',
-    ...extra,
-  ];
+  const all = { ...own, host: '127.0.0.1', port, threads, 'ctx-size': contextTokens, parallel };
+  const args = [...Object.entries(all).flatMap(([name, value]) => [`--${name}`, `${value}`]), '--no-webui', ...extra];
   const child = spawn(binary, args, { stdio: ['ignore', 'ignore', 'ignore'] });
   const url = `http://127.0.0.1:${port}`;
   const stop = stopper(child, null);
@@ -133,6 +113,20 @@ export async function startRouter({
   }
   return { name: `llama-server -t ${threads}`, url, adminUrl: null, pid: child.pid ?? 0, stop };
 }
+
+/** llama-server that starts a process for each model of a folder. */
+export const startRouter = ({
+  modelsDir,
+  modelsMax,
+  ...options
+}: PeerOptions & { readonly modelsDir: string; readonly modelsMax: number }): Promise<Server> =>
+  startPeer(options, { 'models-dir': modelsDir, 'models-max': modelsMax });
+
+/** llama-server with one model, loaded when this resolves. */
+export const startLlamaServer = ({
+  modelPath,
+  ...options
+}: PeerOptions & { readonly modelPath: string }): Promise<Server> => startPeer(options, { model: modelPath });
 
 /** A folder of so many models, copies of the given files as separate files, so that no two share pages. */
 export function copyModels(
