@@ -124,10 +124,10 @@ function contendersOf(
     levels: [UNGATED_LEVEL],
     start: async () => {
       const launch = { path: modelPath, contextTokens: CONTEXT_TOKENS, kvTokens: KV_TOKENS, parallel: PARALLEL };
-      const { models, close } = await openUngated([launch], THREADS);
-      const [model] = models;
+      const runners = await openUngated([launch], THREADS);
+      const [model] = runners.models;
       if (model === undefined) throw new Error('no model');
-      return { generate: (prompt, maxTokens) => model.generate(prompt, maxTokens), stop: close };
+      return { generate: (prompt, maxTokens) => model.generate(prompt, maxTokens), stop: () => runners.close() };
     },
   };
   if (binary === null) return [berth, ungated];

@@ -36,7 +36,7 @@ export const about = 'embeddings/s of short texts, against llama-server, and wha
 
 export async function run(args: BenchArgs): Promise<BenchResult> {
   const rounds = args.quick ? 1 : ROUNDS;
-  const texts = textsOf(args.quick ? 128 : TEXTS);
+  const texts = textsOf(args.quick ? 64 : TEXTS);
   const folder = mkdtempSync(join(tmpdir(), 'berth-embeddings-'));
   const binary = findPeer(args, 'llama-server');
   try {

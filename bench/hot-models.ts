@@ -207,7 +207,8 @@ async function alone(paths: readonly string[]): Promise<Running> {
     kvTokens: KV_TOKENS,
     parallel: STREAMS_A_MODEL,
   }));
-  const { models, close } = await openUngated(launches, 1);
+  const ungated = await openUngated(launches, 1);
+  const { models } = ungated;
   for (const model of models) await model.generate(PROMPTS[0] as string, 8);
   return {
     async busy(count, maxTokens) {
@@ -218,7 +219,7 @@ async function alone(paths: readonly string[]): Promise<Running> {
       });
       return { rate, evenness, idle: null };
     },
-    stop: close,
+    stop: () => ungated.close(),
   };
 }
 
