@@ -113,7 +113,7 @@ function contendersOf(
         }),
       ),
   };
-  const routers = (binary === null ? [] : [1, 2]).map(
+  const routers = peerThreads(args, binary).map(
     (threads): Contender => ({
       name: `router -t ${threads}`,
       counts,
