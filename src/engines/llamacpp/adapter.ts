@@ -16,7 +16,7 @@ import { estimateMemory, RUNNER_BYTES } from './estimate.ts';
 import { schemaToGbnf } from './grammar.ts';
 import { createHostedModel } from './hosted.ts';
 import type { HostedModel } from './hosted.ts';
-import { RUNNER_NODE_ARGS, RUNNER_SCRIPT, withCompileCache } from './runner-args.ts';
+import { MALLOC_TUNABLES, RUNNER_NODE_ARGS, RUNNER_SCRIPT, withCompileCache } from './runner-args.ts';
 import { createSpares, startRunner } from './spare.ts';
 import type { RunnerCommand } from './spare.ts';
 import { toolGrammar } from './tools.ts';
@@ -142,7 +142,7 @@ function withCache(environment: Record<string, string>, folder: string | undefin
 }
 
 function runnerEnvironment(environment: NodeJS.ProcessEnv): Record<string, string> {
-  const passed: Record<string, string> = { UV_THREADPOOL_SIZE: '1' };
+  const passed: Record<string, string> = { UV_THREADPOOL_SIZE: '1', ...MALLOC_TUNABLES };
   for (const [name, value] of Object.entries(environment)) {
     if (value !== undefined && PASSED_ON.test(name)) passed[name] = value;
   }

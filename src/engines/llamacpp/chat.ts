@@ -89,7 +89,7 @@ function withoutToolRoles(messages: readonly ChatMessage[]): ChatMessage[] {
   });
 }
 
-/** The template compiled, and rendered for each request. Loads the template engine on first use. */
+/** The template compiled, and rendered for each request. */
 export class ChatRenderer {
   readonly #facts: TemplateFacts;
   readonly #template: CompiledTemplate | null;
@@ -99,6 +99,11 @@ export class ChatRenderer {
     this.#facts = facts;
     this.#template = template;
     this.#knowsTools = facts.chatTemplate !== null && /\btools\b/.test(facts.chatTemplate);
+  }
+
+  /** Loads the template engine before a model comes. Where that fails, `load` fails again, and tells. */
+  static async prepare(): Promise<void> {
+    await import('@huggingface/jinja').catch(() => {});
   }
 
   static async load(facts: TemplateFacts): Promise<ChatRenderer> {

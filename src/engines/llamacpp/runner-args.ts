@@ -9,6 +9,12 @@ export const RUNNER_NODE_ARGS: readonly string[] = [
 ];
 
 /**
+ * One heap for the runner's two threads, with glibc: what one has freed the other can use, and a sleeping runner holds less
+ * (measured: 42 instead of 46 MB with SmolLM2).
+ */
+export const MALLOC_TUNABLES: Readonly<Record<string, string>> = { GLIBC_TUNABLES: 'glibc.malloc.arena_max=1' };
+
+/**
  * A runner's environment with node's compile cache, which keeps the stripped TypeScript: half the start time, and 30 MB less
  * private memory a runner, since the type stripper is never loaded (measured: 26 instead of 55 MB, 100 instead of 200 ms). The
  * folder holds code that will be run: it must be writable by this user only.

@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import { modelId, type RequestId, requestId, tenantId } from '../../core/ids.ts';
 import type { EmbedRequest, GenerateRequest, ModelLaunch, Sampling, SliceGrant, SliceReport } from '../engine.ts';
 import type { FromRunner, ToRunner, WireEvent } from './protocol.ts';
-import { RUNNER_NODE_ARGS, RUNNER_SCRIPT, withCompileCache } from './runner-args.ts';
+import { MALLOC_TUNABLES, RUNNER_NODE_ARGS, RUNNER_SCRIPT, withCompileCache } from './runner-args.ts';
 
 const CACHE_FOLDER = fileURLToPath(new URL('../../../node_modules/.cache/berth-runner', import.meta.url));
 const DEADLINE_MILLIS = 60_000;
@@ -91,7 +91,7 @@ export class RunnerHarness {
   constructor(env: NodeJS.ProcessEnv = {}) {
     this.child = spawn(process.execPath, [...RUNNER_NODE_ARGS, fileURLToPath(RUNNER_SCRIPT)], {
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
-      env: withCompileCache({ ...process.env, ...env }, CACHE_FOLDER),
+      env: withCompileCache({ ...process.env, ...MALLOC_TUNABLES, ...env }, CACHE_FOLDER),
     });
     this.exited = new Promise((resolve) => this.child.once('exit', (code) => resolve(code)));
     this.child.on('message', (message) => this.#hear(message as FromRunner));

@@ -130,14 +130,15 @@ class Runner {
     switch (message.type) {
       case 'started':
         send({ type: 'started', engineVersion: message.engineVersion, micros: nowMicros() });
+        void ChatRenderer.prepare();
         break;
       case 'loaded': {
         const { template, ...loaded } = message;
-        // Commands that follow `loaded` may need the template.
+        send(loaded);
+        // Commands that follow may need the template; it is read while they are on their way.
         this.#busy = true;
         this.#renderer ??= await ChatRenderer.load(template);
         this.#busy = false;
-        send(loaded);
         this.#pump();
         break;
       }
