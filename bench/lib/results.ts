@@ -11,6 +11,9 @@ import { shortNumber } from '../harness.ts';
 /** In the table's order, others after them. Of each benchmark the rows with a bar are shown, and those whose metric is named here. */
 const PUBLISHED: readonly { readonly name: string; readonly also: readonly string[] }[] = [
   { name: 'hot-models', also: [] },
+  { name: 'concurrency', also: [] },
+  { name: 'neighbours', also: ['TTFT p99, peer router -t 1', 'TTFT p99, peer router -t 2'] },
+  { name: 'embeddings', also: [] },
   { name: 'coldstart', also: [] },
   { name: 'overcommit', also: ['TTFT p50', 'TTFT p95'] },
   { name: 'gateway', also: ['node CPU per chunk'] },
@@ -108,7 +111,7 @@ function origin(results: readonly Published[]): string {
   const peers = [
     ...new Set(results.flatMap(({ builds }) => (typeof builds['peer'] === 'string' ? [builds['peer']] : []))),
   ];
-  const peer = peers.length === 0 ? '' : ` The peer is the router of ${peers.join(' and ')}, measured in the same run.`;
+  const peer = peers.length === 0 ? '' : ` The peer is ${peers.join(' and ')}, measured in the same run.`;
   return `Measured on ${where.join('; ')}.${peer}`;
 }
 
