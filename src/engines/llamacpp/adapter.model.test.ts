@@ -51,7 +51,7 @@ describeEngine('llama.cpp with SmolLM2', () => makeWorld(smollm2Path()));
 const pass = (micros: number): Promise<void> => sleep(micros / 1000);
 
 describe('llama.cpp, several models', () => {
-  const engine = createLlamaCppEngine();
+  const engine = createLlamaCppEngine({ compileCacheFolder: join(folder, 'cache') });
   afterAll(() => engine.close());
   const launch = (name: string, path: string, change: Partial<ModelLaunch> = {}): ModelLaunch => ({
     modelId: modelId(name),
@@ -97,7 +97,8 @@ describe('llama.cpp, several models', () => {
       const asleep = await model.ensureAsleep();
       expect(Math.abs(guess.loadedBytes / memoryBytes - 1)).toBeLessThan(0.2);
       expect(Math.abs(guess.asleepBytes / asleep.memoryBytes - 1)).toBeLessThan(0.2);
-      expect(seen.memory.every((sample) => sample.chargedBytes <= memoryBytes)).toBe(true);
+      // What the first cache takes may be counted twice for a moment: as promised, and as had.
+      expect(seen.memory.every((sample) => sample.chargedBytes <= 1.1 * memoryBytes)).toBe(true);
       await model.ensureUnloaded();
     }
   });

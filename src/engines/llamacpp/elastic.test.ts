@@ -64,8 +64,9 @@ describe('an elastic context', () => {
   it('starts small, grows with all that it holds, and never holds two caches', () => {
     const { model, contexts, allocated } = makeLibrary();
     const context = new ElasticContext(model, shape);
-    expect(context).toMatchObject({ cells: 1024, growthBytes: 7168 * 100, isMade: false });
+    expect(context).toMatchObject({ cells: 1024, growthBytes: 8192 * 100, isMade: false });
     expect(context.prepare()).toBe(true);
+    expect(context.growthBytes).toBe(7168 * 100);
     expect(context.prepare()).toBe(false);
     context.setLanes(2);
     const first = context.pointer;
@@ -110,7 +111,11 @@ describe('an elastic context', () => {
 
   it('is of full size where a model depends on the size, and waits for a first text where it embeds', () => {
     const { model } = makeLibrary();
-    expect(new ElasticContext({ ...model, elasticCache: false }, shape)).toMatchObject({ cells: 8192, growthBytes: 0 });
+    const rigid = new ElasticContext({ ...model, elasticCache: false }, shape);
+    expect(rigid).toMatchObject({ cells: 8192, growthBytes: 8192 * 100 });
+    rigid.prepare();
+    expect(rigid.growthBytes).toBe(0);
+    rigid.dispose();
     const embedding = new ElasticContext({ ...model, poolingType: 1 }, shape);
     expect(embedding.prepare()).toBe(false);
     expect(embedding.growthBytes).toBe(8192 * 100);

@@ -61,20 +61,16 @@ export class ElasticContext {
     return !this.#stuck && this.#cells < this.#shape.cells;
   }
 
-  /** Bytes that its cache may still grow by. One that is about to be made counts as made. */
+  /** Bytes that its cache may still grow by: all of them as long as there is none. */
   get growthBytes(): number {
-    const cells = this.isMade || this.#isWanted ? this.#cells : 0;
+    const cells = this.isMade ? this.#cells : 0;
     return this.#stuck ? 0 : (this.#shape.cells - cells) * this.#model.kvBytesPerToken;
-  }
-
-  /** A model made for embedding is seldom asked to write. */
-  get #isWanted(): boolean {
-    return this.#model.poolingType <= 0;
   }
 
   /** Makes the context before somebody waits for it. False if there was nothing to do. Throws `model_load_failed`. */
   prepare(): boolean {
-    if (this.isMade || !this.#isWanted) return false;
+    // A model made for embedding is seldom asked to write.
+    if (this.isMade || this.#model.poolingType > 0) return false;
     this.#made = this.#make();
     return true;
   }

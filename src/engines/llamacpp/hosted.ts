@@ -1,5 +1,6 @@
 /** One model of the llama.cpp engine: what state its runner is in, who waits for what, and what happens when it dies. */
 import type { Bytes, Micros, RequestId } from '../../core/ids.ts';
+import { MIB } from '../../core/ids.ts';
 import { asBerthError, BerthError } from '../../errors.ts';
 import type { ErrorCode } from '../../errors.ts';
 import type {
@@ -253,7 +254,19 @@ export function createHostedModel(options: HostedOptions): HostedModel {
     const reply = await ask({ type: 'load', launch }, limits.loadMicros, late);
     if (reply.type === 'loadFailed') throw new BerthError(reply.code, reply.message);
     if (reply.type === 'loaded') ({ mappedWeightBytes, growthBytes } = reply);
+    checkLimit();
     state = 'loaded';
+  };
+
+  /** Better now than when the cache has grown: then the limit would end the process in the middle of a request. */
+  const checkLimit = (): void => {
+    const bytes = (runner?.child.memory()?.privateBytes ?? 0) + growthBytes;
+    if (launch.memoryLimitBytes === 0 || bytes <= launch.memoryLimitBytes) return;
+    const [needed, limit] = [bytes, launch.memoryLimitBytes].map((size) => Math.round(size / MIB));
+    throw new BerthError(
+      'model_load_failed',
+      `With a KV cache of ${launch.kvTokens} tokens the model needs ${needed} MiB of private memory; its limit is ${limit} MiB.`,
+    );
   };
 
   const sleep = async (): Promise<ReleaseReport> => {

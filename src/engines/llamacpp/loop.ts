@@ -66,7 +66,9 @@ export class Loop {
   /** Does ahead what the first request would wait for; false if there was nothing to do. */
   prepare(): boolean {
     try {
-      return this.#generator.prepare();
+      const did = this.#generator.prepare();
+      this.#flush();
+      return did;
     } catch {
       // The first request tries again, and tells.
       return false;
