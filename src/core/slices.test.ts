@@ -144,6 +144,6 @@ describe('slices', () => {
 
   it('asks for steps no longer than the tightest goal between tokens', () => {
     expect(crowd(2, ['a'], 50 * MILLI).one('grantSlice').stepMicros).toBe(50 * MILLI);
-    expect(crowd(2, ['a'], 10_000 * MILLI).one('grantSlice').stepMicros).toBe(200 * MILLI);
+    expect(crowd(2, ['a'], 10_000 * MILLI).one('grantSlice').stepMicros).toBe(100 * MILLI);
   });
 });

@@ -22,7 +22,7 @@ const RENEW_MICROS = SECOND;
 /** Another width is tried for so long. */
 const TRY_MICROS = 100 * MILLI;
 /** The longest and the shortest step that a policy asks for. */
-const LONGEST_STEP_MICROS = 200 * MILLI;
+const LONGEST_STEP_MICROS = 100 * MILLI;
 const SHORTEST_STEP_MICROS = 20 * MILLI;
 /** A lane must make a model faster by this much of a lane, or it is left idle: a lane that does not, does harm (its core spins). */
 const LEAST_GAIN = 0.05;
@@ -61,9 +61,9 @@ function takeTurns(state: State, busy: readonly Model[], lanes: number, free: nu
   const waiting = busy.filter(({ slice }) => slice === null);
   if (free < 1 || waiting.length === 0) return;
   const micros = quantumMicros(state, busy, lanes);
-  const round = micros * Math.ceil(busy.length / lanes);
   const because = { rule: 'turns-of-one-lane', busy: busy.length, lanes, quantumMicros: micros };
-  for (const model of inTurn(state, waiting, round).slice(0, free)) grant(state, model, 1, micros, because);
+  for (const model of inTurn(state, waiting, SHORTEST_QUANTUM_MICROS).slice(0, free))
+    grant(state, model, 1, micros, because);
 }
 
 /** No longer than the tightest inter-token goal of those who wait for their turn allows: all of them must come round in time. */

@@ -16,15 +16,15 @@ function contenders(ended: Readonly<Record<string, number>>, batch: readonly str
   return story;
 }
 
-const order = (story: Story, roundMicros: number): string[] =>
-  inTurn(story.state, [...story.state.busy], roundMicros).map(({ id }) => id);
+const order = (story: Story, soonMicros: number): string[] =>
+  inTurn(story.state, [...story.state.busy], soonMicros).map(({ id }) => id);
 
 describe('whose turn it is', () => {
   it('goes round: the longest without a turn is first', () => {
     expect(order(contenders({ a: 10 * MILLI, b: 30 * MILLI, c: 20 * MILLI }), 100 * MILLI)).toEqual(['b', 'c', 'a']);
   });
 
-  it('puts whoever would miss its goal by another round before all others', () => {
+  it('puts whoever is about to miss its goal before all others', () => {
     const story = contenders({ a: 10 * MILLI, b: 30 * MILLI, c: 20 * MILLI });
     const request = story.request('a');
     if (request === undefined) throw new Error('no request');

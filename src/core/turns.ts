@@ -1,6 +1,6 @@
 /**
- * Who computes next, of those who wait for a lane? Whoever would miss its goal by waiting another round, the earliest due first;
- * then in rounds, the longest without a turn first. Models that only compute batch requests come after all others, but not never.
+ * Who computes next, of those who wait for a lane? Whoever is about to miss its goal, the earliest due first; then in rounds, the
+ * longest without a turn first: so a first token comes soon, and not just by its goal. Models that only compute batch requests come after all others, but not never.
  */
 import type { Micros } from './ids.ts';
 import { SECOND } from './ids.ts';
@@ -30,18 +30,18 @@ export function nextTokenDue(state: State, model: Model): Micros | null {
   return due;
 }
 
-/** `roundMicros`: how long it takes until everybody has had a turn. */
-export function inTurn(state: State, waiting: readonly Model[], roundMicros: Micros): Model[] {
-  const claims = waiting.map((model) => claimOf(state, model, roundMicros));
+/** `soonMicros`: who is due so soon goes before those who are not. */
+export function inTurn(state: State, waiting: readonly Model[], soonMicros: Micros): Model[] {
+  const claims = waiting.map((model) => claimOf(state, model, soonMicros));
   return claims.toSorted((a, b) => a.rank - b.rank || a.key - b.key).map(({ model }) => model);
 }
 
-function claimOf(state: State, model: Model, roundMicros: Micros): Claim {
+function claimOf(state: State, model: Model, soonMicros: Micros): Claim {
   const due = nextTokenDue(state, model);
   const waitsSince = model.lastSliceEndedAt;
   if (due === null) {
     const isPatient = state.now - waitsSince < BATCH_PATIENCE_MICROS;
     return { model, rank: isPatient ? 2 : 1, key: waitsSince };
   }
-  return due - state.now <= roundMicros ? { model, rank: 0, key: due } : { model, rank: 1, key: waitsSince };
+  return due - state.now <= soonMicros ? { model, rank: 0, key: due } : { model, rank: 1, key: waitsSince };
 }
