@@ -26,7 +26,9 @@ const CONTEXT_TOKENS = 512;
 const KV_TOKENS = 2 * CONTEXT_TOKENS;
 const LANES = 2;
 /** Whoever needs longer for one case is cut off and counted by what had come. */
-const CUT_SECONDS = 10;
+const CUT_SECONDS = 25;
+/** A contender that made nothing before it was cut off counts as this many tokens/s in a mean of ratios. */
+const LEAST_RATE = 0.1;
 
 /** Tokens of each stream: a case lasts some seconds whatever the number of models. */
 const tokensFor = (count: number): number => (count <= 2 ? 96 : count <= 4 ? 72 : 48);
@@ -266,7 +268,10 @@ function rowsOf(
     });
   }
   for (const name of peers) {
-    const logs = counts.reduce((sum, count) => sum + Math.log(rateOf('berth', count) / rateOf(name, count)), 0);
+    const logs = counts.reduce(
+      (sum, count) => sum + Math.log(rateOf('berth', count) / Math.max(LEAST_RATE, rateOf(name, count))),
+      0,
+    );
     const ratio = Math.exp(logs / counts.length);
     rows.push({
       case: 'geometric mean',
