@@ -132,7 +132,11 @@ function isRight(answer: Answer, index: number, alone: ReadonlyMap<string, strin
   const number = Number(answer.model.slice(1));
   const original = number % 2 === 1 ? 'm01' : 'm02';
   const expected = alone.get(`${original}|${PROMPTS[index % PROMPTS.length]}`) ?? '';
-  return answer.error === null && answer.text.slice(0, FIRST_CHARACTERS) === expected.slice(0, FIRST_CHARACTERS);
+  const isSame =
+    answer.error === null && answer.text.slice(0, FIRST_CHARACTERS) === expected.slice(0, FIRST_CHARACTERS);
+  // Whoever reads the row must be able to tell a near-tie from a stranger's words.
+  if (!isSame) console.error(`${answer.model} said ${JSON.stringify(answer.text)}; alone ${JSON.stringify(expected)}`);
+  return isSame;
 }
 
 interface Run {
