@@ -57,7 +57,10 @@ export interface GuardVerdict {
 export function guard(method: string, headers: Headers, options: GuardOptions): GuardVerdict {
   const host = headers.host;
   if (host !== undefined && !hostAllowed(hostName(host), options.allowedHosts ?? [])) {
-    throw new BerthError('forbidden', 'This host name is not one that the node answers to; add it to `http.allowedHosts` in berth.yaml.');
+    throw new BerthError(
+      'forbidden',
+      'This host name is not one that the node answers to; add it to `http.allowedHosts` in berth.yaml.',
+    );
   }
   const origin = headers.origin;
   if (origin === undefined) return { corsOrigin: null };

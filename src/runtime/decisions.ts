@@ -15,7 +15,10 @@ export interface DecisionLog {
   of(modelOrRequest: string): readonly DecisionView[];
 }
 
-type Entry = DecisionView & { readonly id: ActionId };
+interface Entry {
+  readonly id: ActionId;
+  readonly view: DecisionView;
+}
 
 export function createDecisionLog(): DecisionLog {
   const models = new Map<string, Entry[]>();
@@ -32,14 +35,14 @@ export function createDecisionLog(): DecisionLog {
   return {
     add(at, action) {
       const request = 'requestId' in action ? action.requestId : null;
-      const decision: Entry = {
-        id: action.id,
+      const view: DecisionView = {
         at,
         action: action.type,
         model: action.modelId,
         request,
         because: action.because,
       };
+      const decision: Entry = { id: action.id, view };
       const isSlice = action.type === 'grantSlice' || action.type === 'endSlice';
       push(isSlice ? slices : models, action.modelId, decision, isSlice ? SLICES_PER_MODEL : PER_MODEL);
       if (request === null) return;
@@ -52,7 +55,7 @@ export function createDecisionLog(): DecisionLog {
     of(name) {
       const found = [...(models.get(name) ?? []), ...(slices.get(name) ?? []), ...(requests.get(name) ?? [])];
       // Of the same moment, in the order in which they were decided.
-      return found.toSorted((a, b) => a.id - b.id).map(({ id: _, ...decision }) => decision);
+      return found.toSorted((a, b) => a.id - b.id).map(({ view }) => view);
     },
   };
 }
