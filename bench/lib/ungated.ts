@@ -2,9 +2,10 @@
  * The same runners without the node: engine models in the bench's own process, each with one endless slice, so that nobody but the
  * kernel decides who computes. What scheduling and the gateway cost is the difference. This bypasses the core on purpose.
  */
-import { DEFAULT_TENANT, modelId, requestId } from '../../src/core/ids.ts';
+import { modelId } from '../../src/core/ids.ts';
 import type { EngineModel, ModelLaunch } from '../../src/engines/engine.ts';
 import { createLlamaCppEngine } from '../../src/engines/llamacpp/adapter.ts';
+import { request } from '../../test/contract/stories.ts';
 
 export interface UngatedModel {
   /** Greedy, to the last token. Resolves with how many tokens came; rejects if the engine fails it. */
@@ -71,36 +72,10 @@ export async function openUngated(launches: readonly UngatedLaunch[], lanes: num
 function submit(model: EngineModel, id: string, prompt: string, maxTokens: number): Promise<number> {
   return new Promise((resolve, reject) => {
     let tokens = 0;
-    model.submit(
-      {
-        kind: 'generate',
-        requestId: requestId(id),
-        tenantId: DEFAULT_TENANT,
-        input: { type: 'text', text: prompt },
-        maxTokens,
-        sampling: {
-          temperature: 0,
-          topP: 1,
-          topK: 0,
-          minP: 0,
-          seed: null,
-          presencePenalty: 0,
-          frequencyPenalty: 0,
-          repeatPenalty: 1,
-          logitBias: {},
-        },
-        stop: [],
-        format: { type: 'text' },
-        logprobs: null,
-        ignoreEos: true,
-        echo: false,
-        resumeTokens: [],
-      },
-      (event) => {
-        if (event.type === 'tokens') tokens += event.tokenIds.length;
-        else if (event.type === 'finished') resolve(tokens);
-        else if (event.type === 'failed') reject(new Error(`${event.code}: ${event.message}`));
-      },
-    );
+    model.submit(request(id, { input: { type: 'text', text: prompt }, maxTokens }), (event) => {
+      if (event.type === 'tokens') tokens += event.tokenIds.length;
+      else if (event.type === 'finished') resolve(tokens);
+      else if (event.type === 'failed') reject(new Error(`${event.code}: ${event.message}`));
+    });
   });
 }

@@ -1,5 +1,5 @@
 /** A whole node on the fake engine, with virtual time: what its tests and the gateway's have in common. */
-import { DEFAULT_TENANT, MIB, SECOND, modelId, requestId } from '../../src/core/ids.ts';
+import { DEFAULT_TENANT, MIB, SECOND, modelId } from '../../src/core/ids.ts';
 import type { FakeCosts, FakeEngine } from '../../src/engines/fake.ts';
 import { createFakeEngine } from '../../src/engines/fake.ts';
 import type { GenerateRequest } from '../../src/engines/engine.ts';
@@ -9,6 +9,7 @@ import type { Journal } from '../../src/runtime/journal.ts';
 import { createLog } from '../../src/runtime/log.ts';
 import type { NodeConfiguration } from '../../src/runtime/node.ts';
 import { BerthNode } from '../../src/runtime/node.ts';
+import { request } from '../contract/stories.ts';
 import type { VirtualTimer } from '../virtual-timer.ts';
 import { createVirtualTimer } from '../virtual-timer.ts';
 
@@ -76,29 +77,7 @@ export function generate(
   id: string,
   { prompt = 'hello there', maxTokens = 8 }: Asked = {},
 ): Omit<GenerateRequest, 'resumeTokens'> {
-  return {
-    kind: 'generate',
-    requestId: requestId(id),
-    tenantId: DEFAULT_TENANT,
-    input: { type: 'text', text: prompt },
-    maxTokens,
-    sampling: {
-      temperature: 0,
-      topP: 1,
-      topK: 0,
-      minP: 0,
-      seed: 1,
-      presencePenalty: 0,
-      frequencyPenalty: 0,
-      repeatPenalty: 1,
-      logitBias: {},
-    },
-    stop: [],
-    format: { type: 'text' },
-    logprobs: null,
-    ignoreEos: true,
-    echo: false,
-  };
+  return request(id, { input: { type: 'text', text: prompt }, maxTokens });
 }
 
 export function submission(model: string, options: Asked = {}): Submission {
