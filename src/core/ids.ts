@@ -8,6 +8,8 @@ type Branded<Name extends string> = string & { readonly [brand]: Name };
 export type TenantId = Branded<'TenantId'>;
 export type ModelId = Branded<'ModelId'>;
 export type RequestId = Branded<'RequestId'>;
+/** One state of one conversation's KV cache, wherever it lies. Random: it says nothing of the text, and names files. */
+export type KvEntryId = Branded<'KvEntryId'>;
 
 /** Identifies one action of the core; completions carry it back, so that a late completion is recognised and dropped. */
 export type ActionId = number;
@@ -19,6 +21,7 @@ export type Bytes = number;
 export const tenantId = (text: string): TenantId => text as TenantId;
 export const modelId = (text: string): ModelId => text as ModelId;
 export const requestId = (text: string): RequestId => text as RequestId;
+export const kvEntryId = (text: string): KvEntryId => text as KvEntryId;
 
 /** The tenant of a node on which none is configured. */
 export const DEFAULT_TENANT: TenantId = tenantId('default');

@@ -4,7 +4,7 @@
  * was told to hold. Verbs are idempotent: they *ensure* a state. `test/contract/engine-contract.ts` is its executable form.
  */
 import type { ErrorCode } from '../errors.ts';
-import type { Bytes, Micros, ModelId, RequestId, TenantId } from '../core/ids.ts';
+import type { Bytes, KvEntryId, Micros, ModelId, RequestId, TenantId } from '../core/ids.ts';
 
 export interface EngineCapabilities {
   /** Where a computation can be taken off the device: after a token, only between requests, or never. */
@@ -108,7 +108,50 @@ export interface GenerateRequest extends RequestBase {
    * the prompt, counted in `maxTokens`, not sent again.
    */
   readonly resumeTokens: readonly number[];
+  /** Left out: no KV is kept after it, and none is looked for. */
+  readonly kv?: KvPlan;
 }
+
+/** Whose KV a request may begin with, and under which name its own is kept. Engines with `exportsKv` only. */
+export interface KvPlan {
+  /** What the request leaves on the device when it ends is called so. */
+  readonly entryId: KvEntryId;
+  /**
+   * A file that probably begins like the prompt. The engine believes nothing: it compares tokens, owner, checksum and size, and
+   * computes the prompt where they do not fit. null: none is known.
+   */
+  readonly restore: KvFile | null;
+}
+
+/** A saved sequence as it lies in a file. */
+export interface KvFile {
+  /** Absolute. */
+  readonly path: string;
+  /** Both must be what the file's head says. */
+  readonly tenantId: TenantId;
+  readonly fingerprint: string;
+}
+
+/** Leave to save one idle sequence, when its place is needed or the model leaves the device. */
+export interface KvGrant extends KvFile {
+  readonly entryId: KvEntryId;
+  /** The file may be as large, and no larger. */
+  readonly bytes: Bytes;
+  /** Written into the file's head as it is; for whoever finds the file again. */
+  readonly label: Readonly<Record<string, unknown>>;
+}
+
+/** What becomes of the KV of ended requests. */
+export type KvEvent =
+  /** The request has ended or was cancelled with `keep`; so many tokens of it lie idle on the device. `bytes`: what a file of it takes. */
+  | { readonly type: 'kept'; readonly entryId: KvEntryId; readonly tokens: number; readonly bytes: Bytes }
+  /** It is in its file, and no longer on the device. */
+  | { readonly type: 'saved'; readonly entryId: KvEntryId; readonly bytes: Bytes; readonly micros: Micros }
+  /**
+   * It is no longer on the device, and in no file. `continued`: another request went on from it; `needless`: too short to be kept or
+   * not granted; `failed`: it could not be written.
+   */
+  | { readonly type: 'dropped'; readonly entryId: KvEntryId; readonly why: 'continued' | 'needless' | 'failed' };
 
 export interface EmbedRequest extends RequestBase {
   readonly kind: 'embed';
@@ -136,7 +179,14 @@ export interface RequestUsage {
 
 /** What becomes of a request, in order: accepted, (tokens | toolCall)*, then exactly one of finished, embedded, failed. */
 export type EngineEvent =
-  | { readonly type: 'accepted'; readonly promptTokens: number; readonly cachedTokens: number }
+  /** `restored`: what became of the plan's file, if it was asked for; `restoreMicros`: how long the device was kept by that. */
+  | {
+      readonly type: 'accepted';
+      readonly promptTokens: number;
+      readonly cachedTokens: number;
+      readonly restored?: 'yes' | 'not-needed' | 'refused';
+      readonly restoreMicros?: Micros;
+    }
   /** `text` is whole characters, stop strings cut; it may be empty while a character or a possible stop string is incomplete. */
   | {
       readonly type: 'tokens';
@@ -208,6 +258,8 @@ export interface EngineObserver {
    */
   died(reason: string): void;
   memory(sample: MemorySample): void;
+  /** Engines with `exportsKv` only. What was on the device when the process died is gone without a word. */
+  kv?(event: KvEvent): void;
 }
 
 /** One model on one engine. No method throws synchronously; failures of the promises are `BerthError`s. */
@@ -219,8 +271,15 @@ export interface EngineModel {
   slice(grant: SliceGrant): void;
   endSlice(sliceId: number): void;
   submit(request: EngineRequest, sink: EngineSink): void;
-  /** The request's work ends within one token; its sink hears nothing more. Unknown ids are ignored. */
-  cancel(requestId: RequestId): void;
+  /**
+   * The request's work ends within one token; its sink hears nothing more. Unknown ids are ignored. `keep`: what was computed of it
+   * stays idle on the device, as after its end.
+   */
+  cancel(requestId: RequestId, keep?: boolean): void;
+  /** Engines with `exportsKv` only: idle KV may be saved so. Unknown entries are ignored. */
+  grantKv?(grant: KvGrant): void;
+  /** Engines with `exportsKv` only: idle KV is not wanted any more (its tenant is gone). Unknown entries are ignored. */
+  dropKv?(entryId: KvEntryId): void;
 }
 
 export interface Engine {
