@@ -85,7 +85,7 @@ export function createLlamaCppEngine(options: LlamaCppOptions = {}): Engine {
     capabilities: {
       preempts: 'token',
       sleeps: true,
-      exportsKv: false,
+      exportsKv: true,
       saltsPrefixCache: false,
       adjustableLanes: true,
       embeds: true,

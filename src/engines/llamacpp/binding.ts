@@ -144,6 +144,8 @@ const SIGNATURES = {
   llama_model_n_head_kv: 'int32_t llama_model_n_head_kv(void *model)',
   llama_model_size: 'uint64_t llama_model_size(void *model)',
   llama_model_has_decoder: 'bool llama_model_has_decoder(void *model)',
+  llama_model_is_recurrent: 'bool llama_model_is_recurrent(void *model)',
+  llama_model_is_hybrid: 'bool llama_model_is_hybrid(void *model)',
   llama_model_meta_val_str: 'int32_t llama_model_meta_val_str(void *model, const char *key, void *buf, size_t size)',
   llama_model_chat_template: 'const char *llama_model_chat_template(void *model, const char *name)',
   llama_vocab_n_tokens: 'int32_t llama_vocab_n_tokens(void *vocab)',
@@ -166,6 +168,12 @@ const SIGNATURES = {
   llama_state_get_data: 'size_t llama_state_get_data(void *ctx, void *dst, size_t size)',
   llama_state_set_data: 'size_t llama_state_set_data(void *ctx, void *src, size_t size)',
   llama_memory_clear: 'void llama_memory_clear(void *mem, bool data)',
+  llama_memory_seq_cp: 'void llama_memory_seq_cp(void *mem, int32_t from, int32_t to, int32_t p0, int32_t p1)',
+  llama_memory_seq_pos_min: 'int32_t llama_memory_seq_pos_min(void *mem, int32_t seq)',
+  llama_memory_seq_pos_max: 'int32_t llama_memory_seq_pos_max(void *mem, int32_t seq)',
+  llama_state_seq_get_size: 'size_t llama_state_seq_get_size(void *ctx, int32_t seq)',
+  llama_state_seq_get_data: 'size_t llama_state_seq_get_data(void *ctx, void *dst, size_t size, int32_t seq)',
+  llama_state_seq_set_data: 'size_t llama_state_seq_set_data(void *ctx, void *src, size_t size, int32_t seq)',
   llama_memory_seq_rm: 'bool llama_memory_seq_rm(void *mem, int32_t seq, int32_t p0, int32_t p1)',
   llama_sampler_chain_init: 'void *llama_sampler_chain_init(llama_sampler_chain_params params)',
   llama_sampler_chain_add: 'void llama_sampler_chain_add(void *chain, void *sampler)',
@@ -194,6 +202,8 @@ interface ReturnTypes {
   readonly llama_vocab_get_text: string | null;
   readonly llama_model_size: number | bigint;
   readonly llama_model_has_decoder: boolean;
+  readonly llama_model_is_recurrent: boolean;
+  readonly llama_model_is_hybrid: boolean;
   readonly llama_vocab_is_eog: boolean;
   readonly llama_vocab_get_add_bos: boolean;
   readonly llama_memory_seq_rm: boolean;

@@ -1,13 +1,15 @@
 /** What the runner's main thread and its llama.cpp thread tell each other (structured clones, within one process). */
-import type { RequestId } from '../../core/ids.ts';
+import type { KvEntryId, RequestId, TenantId } from '../../core/ids.ts';
 import type { ErrorCode } from '../../errors.ts';
-import type { ModelLaunch, Sampling, SliceGrant, SliceReport } from '../engine.ts';
+import type { KvEvent, KvGrant, KvPlan, ModelLaunch, Sampling, SliceGrant, SliceReport } from '../engine.ts';
 import type { WireEvent } from './protocol.ts';
 
 /** A generate request with its prompt rendered and its grammar written. */
 export interface GenerateJob {
   readonly kind: 'generate';
   readonly requestId: RequestId;
+  readonly tenantId: TenantId;
+  readonly kv: KvPlan | null;
   readonly prompt:
     | { readonly type: 'text'; readonly text: string; readonly addSpecial: boolean }
     | { readonly type: 'tokens'; readonly tokens: readonly number[] };
@@ -35,7 +37,9 @@ export type ToWorker =
   | { readonly type: 'load'; readonly launch: ModelLaunch }
   | { readonly type: 'sleep' }
   | { readonly type: 'submit'; readonly job: Job }
-  | { readonly type: 'cancel'; readonly requestId: RequestId }
+  | { readonly type: 'cancel'; readonly requestId: RequestId; readonly keep: boolean }
+  | { readonly type: 'grantKv'; readonly grant: KvGrant }
+  | { readonly type: 'dropKv'; readonly entryId: KvEntryId }
   | { readonly type: 'slice'; readonly grant: SliceGrant }
   | { readonly type: 'endSlice'; readonly sliceId: number };
 
@@ -65,6 +69,7 @@ export type FromWorker =
   | { readonly type: 'grew'; readonly growthBytes: number }
   | { readonly type: 'asleep'; readonly micros: number }
   | { readonly type: 'sliceEnded'; readonly report: SliceReport }
+  | { readonly type: 'kv'; readonly event: KvEvent }
   | { readonly type: 'events'; readonly items: JobEvents }
   | { readonly type: 'fatal'; readonly code: ErrorCode; readonly message: string };
 

@@ -18,6 +18,7 @@ const NEARLY_FULL = 0.75;
 export interface ContextShape {
   /** The most cells that it may grow to. */
   readonly cells: number;
+  /** Sequences that can be held. */
   readonly seats: number;
   readonly stepTokens: number;
 }
@@ -114,10 +115,25 @@ export class ElasticContext {
     return { pointer, memory, rows: new LogitRows(this.#model, pointer, seats) };
   }
 
-  /** Frees the cells of one sequence. */
-  forget(seat: number): void {
+  /** Frees the seat's cells behind the first `cells`. */
+  truncate(seat: number, cells: number): void {
     const memory = this.#made?.memory ?? null;
-    if (memory !== null) this.#model.llama.llama_memory_seq_rm(memory, seat, -1, -1);
+    if (memory !== null) this.#model.llama.llama_memory_seq_rm(memory, seat, cells === 0 ? -1 : cells, -1);
+  }
+
+  /** The cells of `from` at these positions belong to `to`, too. Nothing is copied: the cache is unified. */
+  share(from: number, to: number, start: number, end: number): void {
+    const memory = this.#made?.memory ?? null;
+    if (memory !== null) this.#model.llama.llama_memory_seq_cp(memory, from, to, start, end);
+  }
+
+  /** Are there cells for the positions from 0 to `tokens` - 1? */
+  spans(seat: number, tokens: number): boolean {
+    const { memory } = this;
+    if (memory === null) return false;
+    const { llama } = this.#model;
+    const [first, last] = [llama.llama_memory_seq_pos_min(memory, seat), llama.llama_memory_seq_pos_max(memory, seat)];
+    return first === 0 && last === tokens - 1;
   }
 
   setLanes(lanes: number): void {

@@ -1,23 +1,26 @@
 /** Text generation on one context: every step is one `llama_decode` over all sequences, then a token sampled for each that is due. */
-import type { RequestId } from '../../core/ids.ts';
+import type { KvEntryId, RequestId } from '../../core/ids.ts';
 import { BerthError } from '../../errors.ts';
-import type { ModelLaunch, RequestUsage, TokenLogprob } from '../engine.ts';
+import type { KvEvent, KvGrant, ModelLaunch, RequestUsage } from '../engine.ts';
 import type { GenerateJob, JobEvent } from './commands.ts';
 import { failedEvent, nowMicros } from './common.ts';
 import { ElasticContext } from './elastic.ts';
-import { type Model, pieceOf, tokenize } from './model.ts';
-import { REPEAT_WINDOW, SamplerFactory, type TokenChoice, type TokenSampler } from './sampling.ts';
-import { isDecoding, type PlannedTokens, type Sequence, SequenceTable, tokenAt, totalTokens } from './sequences.ts';
+import { KvKeeper } from './keeper.ts';
+import type { Generation } from './generation.ts';
+import { type Model, pieceOf } from './model.ts';
+import { REPEAT_WINDOW, SamplerFactory } from './sampling.ts';
+import { commonPrefix } from './prefixes.ts';
+import { isDecoding, tokenAt, totalTokens } from './sequence.ts';
+import { seatsFor } from './seats.ts';
+import { type PlannedTokens, SequenceTable } from './sequences.ts';
 import { StepBatch } from './step-batch.ts';
 import { TextStream } from './text.ts';
+import { TokenReader } from './token-reader.ts';
 
 /** Most requests that wait in a runner; the core sends far fewer. */
 const WAITING_LIMIT = 1024;
 /** Output that a cache is grown for beforehand. */
 const EXPECTED_TOKENS = 256;
-/** llama.h's LLAMA_MAX_SEQ: `n_seq_max` can't be larger. */
-const SEATS_LIMIT = 256;
-
 export type Emit = (requestId: RequestId, event: JobEvent) => void;
 
 export interface StepOutcome {
@@ -27,43 +30,41 @@ export interface StepOutcome {
   readonly decoded: readonly RequestId[];
 }
 
-interface Generation extends Sequence {
-  readonly job: GenerateJob;
-  readonly sampler: TokenSampler;
-  readonly text: TextStream;
-  accepted: boolean;
-  prefillMicros: number;
-  decodeMicros: number;
-}
-
 export class Generator {
   readonly #model: Model;
   readonly #launch: ModelLaunch;
   readonly #emit: Emit;
   readonly #context: ElasticContext;
   readonly #samplers: SamplerFactory;
+  readonly #reader: TokenReader;
   readonly #table: SequenceTable;
+  readonly #keeper: KvKeeper;
   readonly #batch: StepBatch;
   readonly #byId = new Map<RequestId, Generation>();
   #arrivals = 0;
-  #endTokens: readonly number[] | null = null;
 
   /** Throws `model_load_failed` if the machine can't hold the cache. */
-  constructor(model: Model, launch: ModelLaunch, emit: Emit) {
+  constructor(model: Model, launch: ModelLaunch, emit: Emit, onKv: (event: KvEvent) => void) {
     this.#model = model;
     this.#launch = launch;
     this.#emit = emit;
-    const seats = Math.min(Math.max(launch.parallel, 1), SEATS_LIMIT);
-    const stepTokens = Math.max(launch.batchTokens, seats);
+    const { parallel, seats } = seatsFor(model, launch.parallel);
+    const stepTokens = Math.max(launch.batchTokens, parallel);
     const cells = Math.max(launch.kvTokens, launch.contextTokens);
     this.#context = new ElasticContext(model, { cells, seats, stepTokens });
+    this.#keeper = new KvKeeper(model, this.#context, onKv);
     this.#samplers = new SamplerFactory(model);
+    this.#reader = new TokenReader(model);
     this.#batch = new StepBatch(stepTokens, seats);
-    this.#table = new SequenceTable(
-      { cells: this.#context.cells, seats, stepTokens },
-      (seat) => this.#context.forget(seat),
-      (wanted) => this.#grow(wanted),
-    );
+    const limits = { cells: this.#context.cells, parallel, seats, stepTokens, shares: model.sharesPrefixes };
+    this.#table = new SequenceTable(limits, {
+      truncate: (seat, kept) => this.#context.truncate(seat, kept),
+      share: (from, to, start, end) => this.#context.share(from, to, start, end),
+      leaves: (idle) => this.#keeper.leaves(idle),
+      continued: (idle) => this.#keeper.continued(idle),
+      restore: (sequence, seat) => this.#restore(sequence as Generation, seat),
+      grow: (wanted) => this.#grow(wanted),
+    });
   }
 
   /** Makes the context before a request needs it; false if there was nothing to do. Throws `model_load_failed`. */
@@ -79,8 +80,29 @@ export class Generator {
   #grow(wanted: number): number {
     const kept = this.#context.grow(wanted, this.#table.usedCells);
     // What did not come along is computed again, each at its seat.
-    if (!kept) for (const sequence of this.#table.seated) sequence.cells = 0;
+    if (!kept) this.#keeper.gone(this.#table.lost());
     return this.#context.cells;
+  }
+
+  #restore(generation: Generation, seat: number): boolean {
+    const { state, saved } = generation;
+    if (state === null || saved === null) return false;
+    const started = nowMicros();
+    const isDone = this.#keeper.restore(seat, state, saved.common);
+    generation.restored = isDone ? 'yes' : 'refused';
+    generation.restoreMicros = nowMicros() - started;
+    return isDone;
+  }
+
+  /** Leave to save what this request has left, or will leave. */
+  grantKv(grant: KvGrant): void {
+    const isAwaited = [...this.#byId.values()].some(({ job }) => job.kv?.entryId === grant.entryId);
+    this.#keeper.grant(grant, isAwaited);
+  }
+
+  dropKv(entryId: KvEntryId): void {
+    this.#table.drop(entryId);
+    this.#keeper.needless(entryId);
   }
 
   get pending(): number {
@@ -105,7 +127,7 @@ export class Generator {
   #enter(job: GenerateJob): void {
     if (this.#table.waiting.length >= WAITING_LIMIT)
       throw new BerthError('queue_full', `${WAITING_LIMIT} requests wait in this model’s runner already.`);
-    const prompt = this.#promptTokens(job);
+    const prompt = this.#reader.promptTokens(job);
     const { contextTokens } = this.#launch;
     if (prompt.length >= contextTokens) {
       throw new BerthError(
@@ -121,15 +143,18 @@ export class Generator {
       throw new BerthError('unsupported_parameter', 'This model embeds texts; it can’t generate one.', {
         param: 'model',
       });
-    const banned = job.ignoreEos && job.grammar === null ? this.#allEndTokens() : [];
+    const banned = job.ignoreEos && job.grammar === null ? this.#reader.endTokens() : [];
     const generation: Generation = {
       requestId: job.requestId,
+      tenantId: job.tenantId,
       order: this.#arrivals,
       prompt,
       generated: [],
       expectedTokens,
       seat: null,
       cells: 0,
+      reused: 0,
+      follows: null,
       job,
       sampler: this.#samplers.make({
         sampling: job.sampling,
@@ -140,6 +165,10 @@ export class Generator {
       }),
       text: new TextStream(job.stop),
       accepted: false,
+      state: null,
+      saved: null,
+      restored: null,
+      restoreMicros: 0,
       prefillMicros: 0,
       decodeMicros: 0,
     };
@@ -155,7 +184,7 @@ export class Generator {
     let replayed = '';
     let stopped = false;
     for (const token of job.resumeTokens) {
-      this.#checkToken(token, 'resumeTokens');
+      this.#reader.checkToken(token, 'resumeTokens');
       generation.generated.push(token);
       sampler.accept(token);
       const out = generation.text.push(pieceOf(this.#model, token, job.showSpecial));
@@ -165,41 +194,36 @@ export class Generator {
     if (job.resumeTokens.length > 0) this.#emit(job.requestId, { type: 'resumed', text: replayed });
     if (stopped) this.#finish(generation, 'stop');
     else if (this.#isFull(generation)) this.#finish(generation, 'length');
+    else this.#lookForState(generation);
   }
 
-  #promptTokens(job: GenerateJob): Int32Array {
-    const { prompt } = job;
-    const tokens =
-      prompt.type === 'text'
-        ? tokenize(this.#model, prompt.text, prompt.addSpecial, true)
-        : Int32Array.from(prompt.tokens);
-    if (tokens.length === 0) throw new BerthError('invalid_request', 'The prompt is empty.', { param: 'prompt' });
-    if (prompt.type === 'tokens') for (const token of tokens) this.#checkToken(token, 'prompt');
-    return tokens;
+  #lookForState(generation: Generation): void {
+    const file = generation.job.kv?.restore;
+    if (file == null || !this.#model.sharesPrefixes) return;
+    generation.state = this.#keeper.look(file);
+    generation.restored = generation.state === null ? 'refused' : 'not-needed';
+    if (generation.state === null) return;
+    const { tokens } = generation.state.open;
+    const common = commonPrefix(generation, tokens, totalTokens(generation) - 1);
+    generation.saved = { tokens: tokens.length, common };
   }
 
-  #checkToken(token: number, param: string): void {
-    if (Number.isInteger(token) && token >= 0 && token < this.#model.vocabTokens) return;
-    throw new BerthError('invalid_request', `A token id is outside of the vocabulary of ${this.#model.vocabTokens}.`, {
-      param,
-    });
-  }
-
-  #allEndTokens(): readonly number[] {
-    if (this.#endTokens === null) {
-      const { llama, vocab, vocabTokens } = this.#model;
-      this.#endTokens = Array.from({ length: vocabTokens }, (_, token) => token).filter((token) =>
-        llama.llama_vocab_is_eog(vocab, token),
-      );
-    }
-    return this.#endTokens;
-  }
-
-  cancel(requestId: RequestId): void {
+  /** `keep`: what was computed stays, idle. */
+  cancel(requestId: RequestId, keep: boolean): void {
     const generation = this.#byId.get(requestId);
     if (generation === undefined) return;
+    if (keep) this.#park(generation);
     this.#forget(generation);
     this.#admit();
+  }
+
+  /** The request is over; its KV stays for whoever goes on from it, as long as nobody needs the cells. */
+  #park(generation: Generation): void {
+    const { kv } = generation.job;
+    if (kv == null || !this.#model.sharesPrefixes) return;
+    const idle = this.#table.park(generation, kv.entryId);
+    if (idle === null) this.#keeper.needless(kv.entryId);
+    else this.#keeper.kept(idle);
   }
 
   /** One step on `lanes` threads with at most `prefillTokens` of prefill; null if there was nothing to compute. */
@@ -246,11 +270,11 @@ export class Generator {
       const outputs = this.#fill(items);
       const code = llama.llama_decode(this.#context.pointer, this.#batch.batch);
       if (code === 0) {
-        for (const { sequence, count } of items) sequence.cells += count;
+        for (const item of items) this.#table.computed(item);
         return { items, outputs };
       }
       // 1: no room for the batch in the KV cache; nothing was changed.
-      if (code === 1 && this.#table.yieldYoungest()) continue;
+      if (code === 1 && this.#table.makeRoom()) continue;
       const reason = code === 1 ? 'the KV cache has no room' : `llama_decode returned ${code}`;
       for (const { sequence } of items) {
         this.#fail(
@@ -300,23 +324,13 @@ export class Generator {
         type: 'tokens',
         text: out.text,
         tokenIds: [choice.token],
-        ...(choice.logprob === null ? {} : { logprobs: [this.#describe(choice, choice.logprob)] }),
+        ...(choice.logprob === null ? {} : { logprobs: [this.#reader.describe(choice, choice.logprob)] }),
       });
       if (out.stopped) this.#finishing.push(() => this.#finish(generation, 'stop'));
       else if (this.#isFull(generation)) this.#finishing.push(() => this.#finish(generation, 'length'));
     } catch (thrown) {
       this.#finishing.push(() => this.#fail(requestId, thrown));
     }
-  }
-
-  #describe(choice: TokenChoice, logprob: number): TokenLogprob {
-    const textOf = (token: number): string => pieceOf(this.#model, token, true).toString('utf8');
-    return {
-      token: textOf(choice.token),
-      tokenId: choice.token,
-      logprob,
-      top: choice.top.map((other) => ({ token: textOf(other.token), tokenId: other.token, logprob: other.logprob })),
-    };
   }
 
   #isFull(generation: Generation): boolean {
@@ -332,11 +346,12 @@ export class Generator {
     if (rest.text !== '') this.#emit(generation.requestId, { type: 'tokens', text: rest.text, tokenIds: [] });
     const usage: RequestUsage = {
       promptTokens: generation.prompt.length,
-      cachedTokens: 0,
+      cachedTokens: Math.min(generation.reused, generation.prompt.length),
       outputTokens: generation.generated.length,
       prefillMicros: generation.prefillMicros,
       decodeMicros: generation.decodeMicros,
     };
+    this.#park(generation);
     this.#forget(generation);
     this.#emit(generation.requestId, { type: 'finished', reason: rest.stopped ? 'stop' : reason, usage });
   }
@@ -361,8 +376,10 @@ export class Generator {
   #accept(generation: Generation): void {
     if (generation.accepted) return;
     generation.accepted = true;
-    const { job, requestId, prompt } = generation;
-    this.#emit(requestId, { type: 'accepted', promptTokens: prompt.length, cachedTokens: 0 });
+    const { job, requestId, prompt, restored, restoreMicros } = generation;
+    const cachedTokens = Math.min(Math.max(generation.reused, generation.follows?.tokens ?? 0), prompt.length);
+    const restoring = restored === null ? {} : { restored, restoreMicros };
+    this.#emit(requestId, { type: 'accepted', promptTokens: prompt.length, cachedTokens, ...restoring });
     if (!job.echo || job.resumeTokens.length > 0) return;
     const text =
       job.prompt.type === 'text'
@@ -371,10 +388,11 @@ export class Generator {
     this.#emit(requestId, { type: 'tokens', text, tokenIds: [] });
   }
 
-  /** Frees the context and all samplers; requests still here are failed with `model_stopped`. */
+  /** Saves idle KV, frees the context and all samplers; requests still here are failed with `model_stopped`. */
   dispose(): void {
     for (const { requestId } of this.#byId.values())
       this.#fail(requestId, new BerthError('model_stopped', 'The model was put to sleep while the request ran.'));
+    this.#table.clearOut();
     this.#context.dispose();
   }
 }

@@ -1,5 +1,5 @@
 /** One model of the llama.cpp engine: what state its runner is in, who waits for what, and what happens when it dies. */
-import type { Bytes, Micros, RequestId } from '../../core/ids.ts';
+import type { Bytes, KvEntryId, Micros, RequestId } from '../../core/ids.ts';
 import { MIB } from '../../core/ids.ts';
 import { asBerthError, BerthError } from '../../errors.ts';
 import type { ErrorCode } from '../../errors.ts';
@@ -59,6 +59,8 @@ export function createHostedModel(options: HostedOptions): HostedModel {
   const transitions = createTransitions<{ load: LoadReport; sleep: ReleaseReport; unload: ReleaseReport }>();
   const sinks = new Map<RequestId, EngineSink>();
   const slices = new Map<number, OpenSlice>();
+  /** Entries of idle KV with leave to be saved. */
+  const savable = new Set<KvEntryId>();
   let state: State = 'cold';
   let runner: Runner | null = null;
   let mappedWeightBytes: Bytes = 0;
@@ -147,6 +149,10 @@ export function createHostedModel(options: HostedOptions): HostedModel {
           ({ growthBytes } = message);
           if (state === 'loaded') measure();
           break;
+        case 'kv':
+          if (message.event.type !== 'kept') savable.delete(message.event.entryId);
+          observer.kv?.(message.event);
+          break;
         case 'started':
           break;
         default:
@@ -176,6 +182,7 @@ export function createHostedModel(options: HostedOptions): HostedModel {
   };
 
   const forget = (): void => {
+    savable.clear();
     runner = null;
     state = 'cold';
     mappedWeightBytes = 0;
@@ -293,6 +300,16 @@ export function createHostedModel(options: HostedOptions): HostedModel {
     return { micros: timer.now() - start, memoryBytes: measure() };
   };
 
+  /** A runner that falls asleep saves what it has leave to save. One that can't is ended all the same. */
+  const saveIdle = async (): Promise<void> => {
+    if (savable.size === 0) return;
+    try {
+      await ask({ type: 'sleep' }, limits.sleepMicros, `Idle KV was not saved ${seconds(limits.sleepMicros)}.`);
+    } catch (thrown) {
+      log(`idle KV is lost: ${asBerthError(thrown).message}`);
+    }
+  };
+
   const unload = async (): Promise<ReleaseReport> => {
     const start = timer.now();
     endedBy = 'model_stopped';
@@ -300,6 +317,7 @@ export function createHostedModel(options: HostedOptions): HostedModel {
       state = 'moving';
       failAll('model_stopped', 'The model was unloaded.');
       endSlices();
+      await saveIdle();
       await release({ type: 'exit' });
     }
     return { micros: timer.now() - start, memoryBytes: measure() };
@@ -337,9 +355,14 @@ export function createHostedModel(options: HostedOptions): HostedModel {
       const message = endedBy === 'engine_died' ? 'The model’s process has ended.' : 'The model is not loaded.';
       setImmediate(() => tell(request.requestId, { type: 'failed', code: endedBy, message }));
     },
-    cancel(requestId) {
-      if (sinks.delete(requestId)) send({ type: 'cancel', requestId });
+    cancel(requestId, keep = false) {
+      if (sinks.delete(requestId)) send({ type: 'cancel', requestId, keep });
     },
+    grantKv(grant) {
+      if (state === 'loaded') savable.add(grant.entryId);
+      send({ type: 'grantKv', grant });
+    },
+    dropKv: (entryId) => send({ type: 'dropKv', entryId }),
     tick() {
       if (state === 'loaded' || state === 'asleep') measure();
       const now = timer.now();

@@ -2,8 +2,8 @@
  * The runner's loop: computes steps, but only inside the slice that was granted, and reports each slice's end. A slice ends
  * only between steps: a step that overlapped another model's would slow both down several times (ggml's barriers spin).
  */
-import type { RequestId } from '../../core/ids.ts';
-import type { ModelLaunch, SliceGrant, SliceReport } from '../engine.ts';
+import type { KvEntryId, RequestId } from '../../core/ids.ts';
+import type { KvEvent, KvGrant, ModelLaunch, SliceGrant, SliceReport } from '../engine.ts';
 import type { Job, JobEvent, JobEvents } from './commands.ts';
 import { nowMicros } from './common.ts';
 import { Embedder } from './embedder.ts';
@@ -36,6 +36,7 @@ export interface LoopOptions {
   readonly onSliceEnd: (report: SliceReport) => void;
   /** Told whenever the bytes that the KV cache may still grow by have changed. */
   readonly onGrowth: (growthBytes: number) => void;
+  readonly onKv: (event: KvEvent) => void;
 }
 
 export class Loop {
@@ -53,7 +54,7 @@ export class Loop {
   constructor(model: Model, launch: ModelLaunch, options: LoopOptions) {
     this.#options = options;
     const emit = (requestId: RequestId, event: JobEvent): void => void this.#events.push([requestId, event]);
-    this.#generator = new Generator(model, launch, emit);
+    this.#generator = new Generator(model, launch, emit, options.onKv);
     this.#embedder = new Embedder(model, launch, emit);
     this.#toldGrowthBytes = this.#generator.growthBytes;
   }
@@ -90,8 +91,16 @@ export class Loop {
     this.#flush();
   }
 
-  cancel(requestId: RequestId): void {
-    this.#generator.cancel(requestId);
+  grantKv(grant: KvGrant): void {
+    this.#generator.grantKv(grant);
+  }
+
+  dropKv(entryId: KvEntryId): void {
+    this.#generator.dropKv(entryId);
+  }
+
+  cancel(requestId: RequestId, keep: boolean): void {
+    this.#generator.cancel(requestId, keep);
     this.#embedder.cancel(requestId);
     this.#flush();
   }

@@ -28,6 +28,8 @@ export interface Model {
   readonly kvBytesPerToken: number;
   /** Whether a larger cache computes the same: not where a model is laid out by the size of its context, or keeps no cache of tokens. */
   readonly elasticCache: boolean;
+  /** Whether what was computed of a text is of use to another that begins alike: not where a state is carried from token to token. */
+  readonly sharesPrefixes: boolean;
   readonly mappedWeightBytes: number;
   /** The files whose pages are mapped, where the system tells. */
   readonly mappedFiles: ReadonlySet<string>;
@@ -146,6 +148,8 @@ export function loadModel(
     trainedContextTokens: llama.llama_model_n_ctx_train(pointer),
     weightBytes,
     kvBytesPerToken: cacheBytes,
+    sharesPrefixes:
+      cacheBytes > 0 && !llama.llama_model_is_recurrent(pointer) && !llama.llama_model_is_hybrid(pointer),
     elasticCache: elastic && cacheBytes > 0 && !sized,
     // Whole pages, or what the log tells: hundredths of a MiB for each buffer.
     mappedWeightBytes: mapped > weightBytes - ROUNDING_BYTES ? weightBytes : mapped,

@@ -197,7 +197,7 @@ describe('a runner with SmolLM2', () => {
     runner.tell({ type: 'endSlice', sliceId: open });
     runner.tell({ type: 'endSlice', sliceId: replaced });
     expect(await runner.report(replaced)).toMatchObject({ ended: 'told', pending: 1 });
-    runner.tell({ type: 'cancel', requestId: request.requestId });
+    runner.tell({ type: 'cancel', requestId: request.requestId, keep: false });
     expect(await runner.report(runner.slice())).toMatchObject({ ended: 'idle', steps: 0, pending: 0 });
     const known = runner.eventsOf(request.requestId).length;
     await runner.ask(textRequest('x', { maxTokens: 1 }));
@@ -262,7 +262,7 @@ describe('a runner under pressure', () => {
     const long = textRequest('word '.repeat(240), { requestId: requestId('long') });
     runner.tell({ type: 'submit', request: long });
     await runner.report(runner.slice({ micros: 1 }));
-    runner.tell({ type: 'cancel', requestId: long.requestId });
+    runner.tell({ type: 'cancel', requestId: long.requestId, keep: false });
     const [next] = await runner.ask(textRequest('word '.repeat(240), { maxTokens: 4 }));
     expect(next?.last).toMatchObject({ type: 'finished' });
     await runner.stop();

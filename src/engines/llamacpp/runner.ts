@@ -96,7 +96,7 @@ class Runner {
 
   #job(request: EngineRequest): Job {
     if (request.kind === 'embed') return { kind: 'embed', requestId: request.requestId, inputs: request.inputs };
-    const { requestId, input, maxTokens, sampling, logprobs, ignoreEos, echo, resumeTokens } = request;
+    const { requestId, tenantId, input, maxTokens, sampling, logprobs, ignoreEos, echo, resumeTokens } = request;
     const grammar = grammarOf(request);
     let prompt: GenerateJob['prompt'];
     let { stop } = request;
@@ -113,6 +113,8 @@ class Runner {
     return {
       kind: 'generate',
       requestId,
+      tenantId,
+      kv: request.kv ?? null,
       prompt,
       maxTokens,
       sampling,

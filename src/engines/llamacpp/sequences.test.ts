@@ -1,26 +1,21 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { requestId } from '../../core/ids.ts';
-import { fairShares, isDecoding, type Sequence, SequenceTable, tokensLeft } from './sequences.ts';
+import { fairShares, isDecoding, type Sequence, tokensLeft } from './sequence.ts';
+import { noCalls, withPrompt } from './sequence-stories.ts';
+import { SequenceTable } from './sequences.ts';
 
 function sequence(order: number, promptTokens: number): Sequence {
-  return {
-    requestId: requestId(`r${order}`),
-    order,
-    prompt: new Int32Array(promptTokens),
-    generated: [],
-    seat: null,
-    cells: 0,
-  };
+  // Nobody has a beginning in common with anybody.
+  return withPrompt(order, [1_000 + order, ...new Array<number>(promptTokens - 1).fill(0)]);
 }
 
 /** Computes a step as the generator does; returns the tokens planned for each order. */
 function step(table: SequenceTable, prefillTokens = 1_000): Map<number, number> {
   table.admit();
   const planned = table.plan(prefillTokens);
-  for (const { sequence: one, count, samples } of planned) {
-    one.cells += count;
-    if (samples) one.generated.push(7);
+  for (const item of planned) {
+    table.computed(item);
+    if (item.samples) item.sequence.generated.push(7);
   }
   return new Map(planned.map(({ sequence: one, count }) => [one.order, count]));
 }
@@ -50,7 +45,9 @@ describe('fairShares', () => {
 describe('SequenceTable', () => {
   const make = (cells: number, seats: number, stepTokens = 64): { table: SequenceTable; released: number[] } => {
     const released: number[] = [];
-    return { table: new SequenceTable({ cells, seats, stepTokens }, (seat) => released.push(seat)), released };
+    const limits = { cells, parallel: seats, seats, stepTokens, shares: true };
+    const truncate = (seat: number, kept: number): void => void (kept === 0 && released.push(seat));
+    return { table: new SequenceTable(limits, { ...noCalls, truncate, grow: () => cells }), released };
   };
 
   it('decodes first, then shares the rest of the step among prompts', () => {
@@ -103,12 +100,15 @@ describe('SequenceTable', () => {
     const asked: number[] = [];
     let cells = 100;
     const table = new SequenceTable(
-      { cells, seats: 4, stepTokens: 64 },
-      () => {},
-      (wanted) => {
-        asked.push(wanted);
-        cells = Math.min(200, Math.max(cells, wanted));
-        return cells;
+      { cells, parallel: 4, seats: 4, stepTokens: 64, shares: true },
+      {
+        ...noCalls,
+        grow: (wanted) => {
+          if (wanted > 200 && cells === 200) return cells;
+          asked.push(wanted);
+          cells = Math.min(200, Math.max(cells, wanted));
+          return cells;
+        },
       },
     );
     table.add({ ...sequence(0, 20), expectedTokens: 60 });

@@ -1,6 +1,6 @@
 /** What comes from a runner is checked before it is believed: the process may be confused, and the node must not be. */
 import { ERRORS } from '../../errors.ts';
-import type { EngineEvent } from '../engine.ts';
+import type { EngineEvent, KvEvent } from '../engine.ts';
 import type { FromRunner, WireEvent } from './protocol.ts';
 
 type Fields = Readonly<Record<string, unknown>>;
@@ -18,12 +18,20 @@ const isUsage = (value: unknown): boolean =>
   ['promptTokens', 'cachedTokens', 'outputTokens', 'prefillMicros', 'decodeMicros'].every((key) => isCount(value[key]));
 
 const EVENTS: Readonly<Record<WireEvent['type'], Check>> = {
-  accepted: (event) => isCount(event['promptTokens']) && isCount(event['cachedTokens']),
+  accepted: ({ promptTokens, cachedTokens, restored, restoreMicros }) =>
+    [promptTokens, cachedTokens, restoreMicros ?? 0].every(isCount) &&
+    [undefined, 'yes', 'not-needed', 'refused'].some((one) => one === restored),
   tokens: (event) => isText(event['text']) && isListOf(event['tokenIds'], isCount),
   toolCall: ({ call, index }) => isCount(index) && isFields(call) && isText(call['name']) && isText(call['arguments']),
   finished: (event) => isText(event['reason']) && isUsage(event['usage']),
   embedded: (event) => isListOf(event['vectorsBase64'], isText) && isUsage(event['usage']),
   failed: isCoded,
+};
+
+const KV_EVENTS: Readonly<Record<KvEvent['type'], Check>> = {
+  kept: ({ entryId, tokens, bytes }) => isText(entryId) && [tokens, bytes].every(isCount),
+  saved: ({ entryId, bytes, micros }) => isText(entryId) && [bytes, micros].every(isCount),
+  dropped: ({ entryId, why }) => isText(entryId) && ['continued', 'needless', 'failed'].some((one) => one === why),
 };
 
 const isItem = (item: unknown): boolean =>
@@ -44,6 +52,7 @@ const MESSAGES: Readonly<Record<FromRunner['type'], Check>> = {
     ['time', 'idle', 'told'].some((ended) => ended === report['ended']) &&
     isFields(report['decodeTokens']),
   events: (message) => isListOf(message['items'], isItem),
+  kv: ({ event }) => isFields(event) && passes(KV_EVENTS, event),
   fatal: isCoded,
 };
 

@@ -56,7 +56,13 @@ class Host {
         else this.#refuse(command.job.requestId);
         break;
       case 'cancel':
-        this.#loop?.loop.cancel(command.requestId);
+        this.#loop?.loop.cancel(command.requestId, command.keep);
+        break;
+      case 'grantKv':
+        this.#loop?.loop.grantKv(command.grant);
+        break;
+      case 'dropKv':
+        this.#loop?.loop.dropKv(command.entryId);
         break;
       case 'slice':
         if (this.#loop !== null) this.#loop.loop.openSlice(command.grant);
@@ -111,6 +117,7 @@ class Host {
       onEvents: (items) => this.#send({ type: 'events', items }),
       onSliceEnd: (report) => this.#send({ type: 'sliceEnded', report }),
       onGrowth: (growthBytes) => this.#send({ type: 'grew', growthBytes }),
+      onKv: (event) => this.#send({ type: 'kv', event }),
     });
   }
 
