@@ -42,8 +42,24 @@ test('without a file everything comes from the machine', () => {
   expect(config.http).toMatchObject({ host: '127.0.0.1', port: 8420, adminPort: 8421, apiKeys: [] });
   expect(config.limits).toMatchObject({ queueRequests: 512, queueTimeoutMicros: 300e6 });
   expect(config.residency).toMatchObject({ keepAliveMicros: 300e6, sleepForMicros: 3600e6 });
+  expect(config.kv).toMatchObject({
+    diskFolder: '/home/somebody/berth/.berth/kv',
+    hostFolder: null,
+    minimumTokens: 64,
+  });
   expect(config.models).toEqual([]);
   expect(warnings).toEqual([]);
+});
+
+test('KV folders and budgets: relative to the file, off by zero, and a host tier without a place is told', () => {
+  const yaml = 'kv: {disk: 0, folder: ./cache, hostMemory: 1MiB, hostFolder: ./ram}\n';
+  const ram = expect.stringMatching(/ram\/berth-[0-9a-f]{16}$/) as string;
+  expect(load(yaml).config.kv).toMatchObject({ diskBytes: 0, diskFolder: join(folder, 'cache'), hostFolder: ram });
+  expect(load('', { env: { BERTH_KV_DISK: '3GiB', BERTH_KV_FOLDER: '/k' } }).config.kv).toMatchObject({
+    diskBytes: 3 * 2 ** 30,
+    diskFolder: '/k',
+  });
+  expect(load('kv: {hostMemory: 1MiB}').warnings).toEqual([expect.stringContaining('kv.hostMemory is given')]);
 });
 
 test('installed as a package, the models lie in the home folder; BERTH_HOME overrules both', () => {
@@ -102,7 +118,7 @@ test('all errors are told, in the order of the file, with line, field, and what 
     'berth.yaml:7 models.0.parallel: expected a whole number from 1 to 256, received "4"',
     'berth.yaml:9 models.1.aliases.0: the name a is taken by the model a',
     'berth.yaml:11 models.1.kv: expected at least the context (2048), received 1024',
-    'berth.yaml:12 prot: unknown field; known here: models, device, defaults, limits, residency, http, pull, log, modelsDir',
+    'berth.yaml:12 prot: unknown field; known here: models, device, defaults, limits, residency, kv, http, pull, log, modelsDir',
     'berth.yaml:13 port: unknown field; did you mean `http.port`?',
     'berth.yaml:14 http: expected a mapping of fields, received 3',
   ]);

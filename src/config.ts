@@ -8,6 +8,8 @@ import { modelId } from './core/ids.ts';
 import type { Bytes, Micros, ModelId } from './core/ids.ts';
 import { BerthError } from './errors.ts';
 import { berthHome, readMachine } from './config/machine.ts';
+import { kvConfig } from './config/kv.ts';
+import type { KvConfig } from './config/kv.ts';
 import type { Machine } from './config/machine.ts';
 import { OPTIONS } from './config/options.ts';
 import type { Option, OptionPath, OptionValues } from './config/options.ts';
@@ -68,6 +70,7 @@ export interface BerthConfig {
     readonly sleepForMicros: Micros;
     readonly patienceMicros: Micros;
   };
+  readonly kv: KvConfig;
   readonly http: {
     readonly host: string;
     readonly port: number;
@@ -123,6 +126,9 @@ export function loadConfig(request: ConfigRequest = {}): LoadedConfig {
     warnings.push(
       `device.memory is ${memoryBytes} bytes, but only ${machine.usableMemoryBytes} can be used: models may be killed`,
     );
+  }
+  if ((values['kv.hostMemory'] ?? 0) > 0 && config.kv.hostFolder === null) {
+    warnings.push('kv.hostMemory is given, but /dev/shm is not in memory here: name a `kv.hostFolder` that is');
   }
   return { config, path, warnings };
 }
@@ -184,15 +190,14 @@ function assemble(values: OptionValues, entries: readonly ModelEntry[], around: 
     return value;
   };
   const { machine, folder, env } = around;
+  const home = resolve(berthHome(env, machine));
+  const place = (path: string | null): string | null => (path === null ? null : localPath(path, folder, machine));
   const config: BerthConfig = {
     device: {
       memoryBytes: values['device.memory'] ?? Math.floor(machine.usableMemoryBytes * 0.7),
       lanes: values['device.lanes'] ?? machine.cores,
     },
-    modelsDir:
-      values.modelsDir === null
-        ? join(resolve(berthHome(env, machine)), 'models')
-        : localPath(values.modelsDir, folder, machine),
+    modelsDir: place(values.modelsDir) ?? join(home, 'models'),
     models: [],
     defaults: {
       contextTokens: need('defaults.context'),
@@ -212,6 +217,16 @@ function assemble(values: OptionValues, entries: readonly ModelEntry[], around: 
       sleepForMicros: need('residency.sleepFor'),
       patienceMicros: need('residency.patience'),
     },
+    kv: kvConfig(
+      {
+        hostMemory: values['kv.hostMemory'],
+        disk: values['kv.disk'],
+        folder: place(values['kv.folder']) ?? join(home, 'kv'),
+        hostFolder: place(values['kv.hostFolder']),
+        minimumTokens: need('kv.minimumTokens'),
+      },
+      machine,
+    ),
     http: {
       host: need('http.host'),
       port: need('http.port'),

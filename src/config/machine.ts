@@ -1,6 +1,7 @@
 /** What the machine offers this process: the defaults of `device` come from it. */
+import { statfsSync } from 'node:fs';
 import { availableParallelism, homedir, totalmem } from 'node:os';
-import { join, sep } from 'node:path';
+import { dirname, join, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Bytes } from '../core/ids.ts';
 
@@ -13,7 +14,20 @@ export interface Machine {
   readonly home: string;
   /** Folder of this installation. */
   readonly packageDir: string;
+  /** What a folder's file system offers, of the nearest folder above where there is none yet. Left out or null: not known. */
+  readonly volumeOf?: (folder: string) => Volume | null;
 }
+
+export interface Volume {
+  readonly freeBytes: Bytes;
+  /** Its files lie in memory (tmpfs). */
+  readonly isMemory: boolean;
+}
+
+/** `f_type` of a tmpfs, from linux/magic.h. Elsewhere the number means something else, and there is no tmpfs at /dev/shm. */
+const TMPFS_MAGIC = 0x0102_1994;
+/** Asked once a process: when the configuration is read again, budgets that follow from it stay the same. */
+const volumes = new Map<string, Volume | null>();
 
 /** Asks the operating system through Node: `process.constrainedMemory` knows cgroup v1 and v2. */
 export function readMachine(): Machine {
@@ -26,7 +40,25 @@ export function readMachine(): Machine {
     cores: availableParallelism(),
     home: homedir(),
     packageDir: fileURLToPath(new URL('../..', import.meta.url)),
+    volumeOf,
   };
+}
+
+function volumeOf(folder: string): Volume | null {
+  const known = volumes.get(folder);
+  if (known !== undefined) return known;
+  const volume = askVolume(folder);
+  volumes.set(folder, volume);
+  return volume;
+}
+
+function askVolume(folder: string): Volume | null {
+  try {
+    const { bavail, bsize, type } = statfsSync(folder);
+    return { freeBytes: bavail * bsize, isMemory: process.platform === 'linux' && type === TMPFS_MAGIC };
+  } catch {
+    return dirname(folder) === folder ? null : askVolume(dirname(folder));
+  }
 }
 
 /**

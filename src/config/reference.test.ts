@@ -25,7 +25,7 @@ test('no flag and no variable stands for two settings', () => {
 
 test('the example shows every section', () => {
   const example = readFileSync(new URL('../../berth.example.yaml', import.meta.url), 'utf8');
-  for (const section of ['device', 'modelsDir', 'models', 'limits', 'residency', 'http', 'log']) {
+  for (const section of ['device', 'modelsDir', 'models', 'limits', 'residency', 'kv', 'http', 'log']) {
     expect(example).toMatch(new RegExp(`^${section}:`, 'm'));
   }
 });

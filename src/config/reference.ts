@@ -24,7 +24,7 @@ that is wrong stops the start.
 
 **Saved changes** are applied while the node runs. Flags and variables still hold. A save with an error changes nothing: the node
 logs it, \`GET /api/admin/status\` shows it as \`configError\`, and the old configuration stays in force. Where the node listens
-(all of \`http\`), \`modelsDir\`, \`limits.bodyBytes\`, \`limits.loadTimeout\` and \`log.level\` change with the next start only.
+(all of \`http\`), \`modelsDir\`, \`kv\`, \`limits.bodyBytes\`, \`limits.loadTimeout\` and \`log.level\` change with the next start only.
 
 **Units.** A size is \`6GiB\`, \`512MiB\`, \`1.5G\` (binary), \`8GB\` (decimal) or a number of bytes. A duration is \`250ms\`, \`90s\`, \`5m\`,
 \`1h30m\`, \`2d\` or a number of **seconds**, as Ollama's \`keep_alive\`; \`-1\` or \`forever\` is for ever. In variables and flags the items
