@@ -16,6 +16,7 @@ const PARTS = [
   'core',
   'runtime',
   'engines',
+  'kv',
   'models',
   'store',
   'sim',
@@ -39,12 +40,16 @@ const RULES: Readonly<Record<Part, Rule>> = {
   core: { may: [], because: 'the core is pure: it knows its events, and nothing of the world' },
   errors: { may: [], because: 'the table of errors is below everything' },
   runtime: {
-    may: ['core', 'errors', 'types:engines/engine.ts', 'types:models', 'types:config.ts'],
+    may: ['core', 'errors', 'kv', 'types:engines/engine.ts', 'types:models', 'types:config.ts'],
     because: 'the node knows engines by their contract only; cli/commands/serve.ts gives it the real ones',
   },
   engines: {
     may: ['core/ids.ts', 'core/costs.ts', 'models/gguf.ts', 'errors'],
     because: 'an engine is no scheduler: it knows a model’s file, and neither the arbiter nor the node',
+  },
+  kv: {
+    may: ['core/ids.ts', 'errors', 'engines/kv-file.ts', 'types:engines/engine.ts', 'types:runtime/clock.ts'],
+    because: 'the KV cache knows files and names; what runs, and when, is the node’s matter',
   },
   models: { may: ['core/ids.ts', 'errors'], because: 'files and their sources, nothing of serving' },
   store: { may: ['core/ids.ts', 'errors'], because: 'rows, nothing of serving' },
@@ -68,7 +73,7 @@ const RULES: Readonly<Record<Part, Rule>> = {
   fleet: { may: ['core/ids.ts', 'runtime/metrics.ts', 'errors'], because: 'placement looks at nodes from outside' },
   config: { may: ['core/ids.ts', 'errors'], because: 'the configuration is read before anything exists' },
   cli: {
-    may: ['core', 'runtime', 'engines', 'models', 'store', 'sim', 'gateway', 'fleet', 'config', 'errors'],
+    may: ['core', 'runtime', 'engines', 'kv', 'models', 'store', 'sim', 'gateway', 'fleet', 'config', 'errors'],
     because: 'the command line joins all parts, but the console is a page of its own',
   },
   index: { may: [...PARTS], because: 'the door shows what the parts export' },
