@@ -86,6 +86,7 @@ function drive({ models, requests, fits, gapMicros }: Load): Seen {
     embedWindowMicros: 3 * MILLI,
     pinned: false,
     canSleep: index % 2 === 0,
+    keepsKv: index % 3 === 0,
     loadedBytes: 100 * MIB,
     asleepBytes: 10 * MIB,
     loadMicros: 300 * MILLI,

@@ -180,6 +180,7 @@ const usual = (name: string): ModelSpec => ({
   embedWindowMicros: 3 * MILLI,
   pinned: false,
   canSleep: false,
+  keepsKv: false,
   loadedBytes: 100,
   asleepBytes: 10,
   loadMicros: 500 * MILLI,

@@ -44,6 +44,7 @@ const node = new BerthNode({
   clock: createClock(),
   log: createLog('silent'),
   journal: null,
+  kv: null,
   version: 'bench',
   operatorDeadlineMicros: 60 * SECOND,
 });

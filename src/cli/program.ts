@@ -156,6 +156,7 @@ export function buildProgram(io: Io): Command {
     .option('-a, --all', 'list the others too')
     .option('-q, --quiet', 'print names only')
     .option('--no-trunc', 'print names and digests whole')
+    .option('--kv', 'list the conversations whose KV cache is kept instead, and where it is')
     .action(run(async () => (await import('./commands/ps.ts')).ps));
   withAdmin(add('load <model>', 'bring a model onto the device')).action(
     run(async () => (await import('./commands/control.ts')).load),

@@ -1,4 +1,5 @@
 /** Joins all parts into a running node. Nothing is decided here. */
+import { createHash } from 'node:crypto';
 import { cpus } from 'node:os';
 import { join } from 'node:path';
 import type { BerthConfig, ModelConfig, Slo } from '../config.ts';
@@ -22,6 +23,7 @@ import type { HostedSpec } from '../runtime/hosted.ts';
 import { openJournal } from '../runtime/journal.ts';
 import type { Log } from '../runtime/log.ts';
 import { createLog } from '../runtime/log.ts';
+import type { KvTiers } from '../runtime/kv-desk.ts';
 import { BerthNode } from '../runtime/node.ts';
 import type { NodeConfiguration } from '../runtime/node.ts';
 import type { RunningNode, StartOptions } from '../runtime/start-types.ts';
@@ -54,6 +56,7 @@ export async function startNode(options: StartOptions): Promise<RunningNode> {
     clock,
     log,
     journal,
+    kv: kvTiers(options.config),
     version,
     operatorDeadlineMicros: options.config.limits.loadTimeoutMicros,
   });
@@ -138,6 +141,15 @@ const guards = ({ http }: BerthConfig): GuardOptions => ({
   ...(http.allowedHosts.length === 0 ? {} : { allowedHosts: http.allowedHosts }),
   ...(http.origins.length === 0 ? {} : { allowedOrigins: http.origins }),
 });
+
+function kvTiers({ kv }: BerthConfig): KvTiers | null {
+  // Its own folder: other nodes of this machine use the same file system.
+  const name = `berth-kv-${createHash('sha256').update(kv.diskFolder).digest('hex').slice(0, 16)}`;
+  const isHost = kv.hostFolder !== null && kv.hostBytes > 0;
+  const host = isHost ? { folder: join(kv.hostFolder, name), budgetBytes: kv.hostBytes } : null;
+  const disk = kv.diskBytes === 0 ? null : { folder: kv.diskFolder, budgetBytes: kv.diskBytes };
+  return host === null && disk === null ? null : { host, disk, minimumTokens: kv.minimumTokens };
+}
 
 /** An engine is made when the first model needs it: a node of fake models starts no process. */
 function lazyEngines(config: BerthConfig, log: Log): Engines {

@@ -5,7 +5,7 @@ import { BerthError } from '../errors.ts';
 import { listenGateway } from '../gateway/listen.ts';
 import type { ListenOptions, Listening } from '../gateway/listen.ts';
 import { modelId, requestId } from '../core/ids.ts';
-import type { DecisionView, ModelView, NodeApi, NodeStatus, StreamEvent, Submission } from '../runtime/api.ts';
+import type { DecisionView, KvView, ModelView, NodeApi, NodeStatus, StreamEvent, Submission } from '../runtime/api.ts';
 import type { Io } from './io.ts';
 import { runCli } from './program.ts';
 
@@ -116,12 +116,23 @@ export class StubNode implements NodeApi {
     if (name === 'nobody') throw new BerthError('not_found', 'nothing is known about it');
     return this.decisions;
   }
+  kv(): KvView | null {
+    return null;
+  }
+
   metrics(): Promise<string> {
     return Promise.resolve('');
   }
 }
 
-const timings = { queueMicros: 0, loadMicros: 2_000, ttftMicros: 10_000, totalMicros: 110_000 };
+const timings = {
+  queueMicros: 0,
+  loadMicros: 2_000,
+  ttftMicros: 10_000,
+  totalMicros: 110_000,
+  restoreMicros: 0,
+  kvTier: null,
+};
 const usage = { promptTokens: 9, cachedTokens: 0, outputTokens: 11, prefillMicros: 1, decodeMicros: 1 };
 
 /** The events of a request that waits, loads, and is answered with these texts. */

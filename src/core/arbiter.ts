@@ -6,7 +6,7 @@
 import type { Action } from './actions.ts';
 import { admit, chargeRequest, forget, leaveLine, readmit, refuseAllWaiting, refuseOverdue } from './admission.ts';
 import { leaveBatch, startWaiting } from './batching.ts';
-import { learnLoad, learnLoadedBytes, learnRequest } from './costs.ts';
+import { learnKvMove, learnLoad, learnLoadedBytes, learnRequest } from './costs.ts';
 import type { CoreEvent, EventOf, EventType } from './events.ts';
 import { OUTPUT_WEIGHT } from './fairness.ts';
 import type { Micros, ModelId, RequestId } from './ids.ts';
@@ -188,6 +188,11 @@ const HANDLERS: Handlers = {
     model.lastSliceEndedAt = state.now;
     if (model.active.size > 0 && event.steps === 0) model.quietUntil = state.now + MILLI;
     reindex(state, model);
+  },
+
+  kvSaved(state, { modelId, tokens, micros }) {
+    const model = state.models.get(modelId);
+    if (model !== undefined) learnKvMove(model.costs, tokens, micros);
   },
 
   loadRequested(state, { modelId, keepAliveMicros }) {

@@ -16,6 +16,8 @@ export interface CostState {
   /** Device time per 1,000 prompt tokens, and per decode token as one sequence sees it. */
   prefillMicrosPerKiloToken: Micros;
   decodeMicrosPerToken: Micros;
+  /** To save the KV of 1,000 tokens; reading it back takes no longer. */
+  kvMicrosPerKiloToken: Micros;
   meanOutputTokens: number;
   readonly paces: Paces;
 }
@@ -29,6 +31,7 @@ export function createCosts(spec: ModelSpec): CostState {
     measured: false,
     prefillMicrosPerKiloToken: 2_000_000,
     decodeMicrosPerToken: 20_000,
+    kvMicrosPerKiloToken: 25_000,
     meanOutputTokens: 128,
     paces: new Map(),
   };
@@ -68,6 +71,10 @@ export function learnRequest(
       );
     }
   }
+}
+
+export function learnKvMove(costs: CostState, tokens: number, micros: Micros): void {
+  if (tokens > 0) costs.kvMicrosPerKiloToken = blend(costs.kvMicrosPerKiloToken, (micros * 1000) / tokens);
 }
 
 /** To bring the model onto the device from where it is. */

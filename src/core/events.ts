@@ -44,6 +44,8 @@ export interface ModelSpec {
   readonly embedWindowMicros: Micros;
   readonly pinned: boolean;
   readonly canSleep: boolean;
+  /** What is computed of a preempted request is saved, and read back when it goes on. */
+  readonly keepsKv: boolean;
   /** First guesses of its bytes; what is measured replaces them. */
   readonly loadedBytes: Bytes;
   readonly asleepBytes: Bytes;
@@ -141,6 +143,8 @@ export type CoreEvent =
       readonly wallMicros: Micros;
       readonly computeMicros: Micros;
     }
+  /** The KV of an ended or preempted request went from the device into a file. */
+  | { readonly type: 'kvSaved'; readonly modelId: ModelId; readonly tokens: number; readonly micros: Micros }
   /** An operator wants it on the device. */
   | { readonly type: 'loadRequested'; readonly modelId: ModelId; readonly keepAliveMicros: Micros | null }
   /** An operator wants it off the device; `force`: at once. */

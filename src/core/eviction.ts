@@ -3,7 +3,7 @@
  * waited for `patience`, computing models that have stayed for `minimumStay` finish what they run and start nothing new; in the
  * end they are preempted. Nothing leaves and nothing is interrupted unless all of it together makes room enough.
  */
-import { remainingMicros } from './costs.ts';
+import { remainingMicros, switchInMicros } from './costs.ts';
 import type { Bytes, Micros } from './ids.ts';
 import { MILLI } from './ids.ts';
 import { preemptionMicros } from './kv.ts';
@@ -227,10 +227,10 @@ function drain(state: State, room: Room, model: Model, forModel: Model | null): 
   else lookAgainAt(state, overAt);
 }
 
-/** Waiting for the longest of its requests takes longer than computing all of them again, and none got nothing the last time. */
+/** Waiting for the longest of its requests takes longer than bringing the model and all of them back, and none got nothing the last time. */
 function isPreemptingCheaper(state: State, model: Model): boolean {
   let longest = 0;
-  let again = 0;
+  let again = switchInMicros(model.costs, model.spec.canSleep);
   for (const id of model.active) {
     const request = mustGet(state.requests, id);
     if (request.fruitless > 0) return false;

@@ -1,12 +1,17 @@
 /** What the admin API answers, for the console, the CLI and the tests. Types only. */
 import type { PullProgress } from '../models/progress.ts';
-import type { DecisionView, ModelView, NodeStatus } from '../runtime/api.ts';
+import type { DecisionView, KvView, ModelView, NodeStatus } from '../runtime/api.ts';
 import type { ErrorBody } from './openai/errors.ts';
 
-export type { DecisionView, ErrorBody, ModelView, NodeStatus, PullProgress };
+export type { DecisionView, ErrorBody, KvView, ModelView, NodeStatus, PullProgress };
 
 /** GET /api/admin/status */
 export type StatusResponse = NodeStatus;
+
+/** GET /api/admin/kv; null: the node keeps no KV. */
+export interface KvResponse {
+  readonly kv: KvView | null;
+}
 
 /** GET /api/admin/models */
 export interface ModelsResponse {

@@ -10,6 +10,7 @@ import { BerthError } from '../errors.ts';
 import type { PullProgress } from '../models/progress.ts';
 import type { NodeApi } from '../runtime/api.ts';
 import type {
+  KvResponse,
   ModelActionResponse,
   ModelsResponse,
   PullLine,
@@ -146,6 +147,7 @@ export function createAdmin(node: NodeApi, options: AdminOptions = {}): FastifyI
     DELETE: removeModel,
   });
   route(app, '/api/admin/why/*', { GET: (request): WhyResponse => ({ decisions: node.why(wildcard(request)) }) });
+  route(app, '/api/admin/kv', { GET: (): KvResponse => ({ kv: node.kv() }) });
   route(app, '/api/admin/pull', {
     POST: pull === undefined ? () => absent('pull') : pullHandler(pull, limitsOf(options)),
   });

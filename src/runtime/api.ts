@@ -5,18 +5,21 @@
 import type { Because } from '../core/actions.ts';
 import type { Bytes, Micros, ModelId, RequestId, TenantId } from '../core/ids.ts';
 import type { EmbedRequest, EngineCapabilities, EngineEvent, GenerateRequest } from '../engines/engine.ts';
+import type { KvEntryView, KvStats } from '../kv/cache.ts';
 
 /** A request as the gateway hands it over. `model` may be a name or an alias. */
 export interface Submission {
   readonly model: string;
   readonly tenantId: TenantId;
-  readonly request: Omit<GenerateRequest, 'resumeTokens'> | EmbedRequest;
+  readonly request: Omit<GenerateRequest, 'resumeTokens' | 'kv'> | EmbedRequest;
   readonly priority: 'interactive' | 'batch';
   /** Goals from headers or the model's `slo`; null: the model's. They order work, and refuse nothing. */
   readonly ttftGoalMicros: Micros | null;
   readonly interTokenGoalMicros: Micros | null;
   /** How long the model stays after this request (`keep_alive`); null: the model's own; -1: for ever; 0: unload at once. */
   readonly keepAliveMicros: Micros | null;
+  /** What the client calls the conversation (`prompt_cache_key`, `x-conversation-id`, `x-session-id`); null: nothing. A hint only. */
+  readonly conversation: string | null;
 }
 
 /** Where a request's time went. `x-berth-*` and the `berth` field of a response come from it. */
@@ -25,6 +28,9 @@ export interface RequestTimings {
   readonly loadMicros: Micros;
   readonly ttftMicros: Micros;
   readonly totalMicros: Micros;
+  /** Reading its saved KV, and where it was; null: there was none. */
+  readonly restoreMicros: Micros;
+  readonly kvTier: 'device' | 'host' | 'disk' | null;
 }
 
 /**
@@ -114,6 +120,13 @@ export interface NodeStatus {
   readonly configError: string | null;
 }
 
+/** Where conversations' KV is. */
+export interface KvView {
+  readonly stats: KvStats;
+  /** The most recently used first. */
+  readonly entries: readonly KvEntryView[];
+}
+
 export interface NodeApi {
   /** Throws a `BerthError` at once for an unknown model, a full queue, a request that its engine can't serve. */
   submit(submission: Submission, sink: (event: StreamEvent) => void): SubmissionHandle;
@@ -130,6 +143,8 @@ export interface NodeApi {
   stop(name: string, tenantId: TenantId, options: { readonly force: boolean }): Promise<void>;
   /** The last decisions about a model or a request, oldest first; throws `not_found`. */
   why(name: string): readonly DecisionView[];
+  /** null: the node keeps no KV. */
+  kv(): KvView | null;
   /** Prometheus text. */
   metrics(): Promise<string>;
 }

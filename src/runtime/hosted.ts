@@ -48,7 +48,7 @@ const EMBED_PARALLEL = 64;
 /** Reading from disk at about 500 MB/s, until the first load was measured. */
 const guessLoadMicros = (fileBytes: Bytes): Micros => Math.max(100_000, Math.floor(fileBytes / 500));
 
-export function toModelSpec(hosted: Hosted): ModelSpec {
+export function toModelSpec(hosted: Hosted, keepsKv: boolean): ModelSpec {
   const { spec, estimate } = hosted;
   return {
     modelId: spec.id,
@@ -57,6 +57,7 @@ export function toModelSpec(hosted: Hosted): ModelSpec {
     embedWindowMicros: spec.embedWindowMicros,
     pinned: spec.pinned,
     canSleep: spec.engine.capabilities.sleeps,
+    keepsKv: spec.engine.capabilities.exportsKv && keepsKv,
     loadedBytes: estimate.loadedBytes,
     asleepBytes: estimate.asleepBytes,
     loadMicros: Math.min(600 * SECOND, guessLoadMicros(spec.fileBytes)),

@@ -5,6 +5,8 @@
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
 import type { Micros } from '../core/ids.ts';
 import { SECOND } from '../core/ids.ts';
+import type { KvStats } from '../kv/cache.ts';
+import { createKvMetrics } from './kv-metrics.ts';
 
 const TTFT_BUCKETS = [
   0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560,
@@ -40,7 +42,7 @@ export interface Metrics {
   /** The text, with the gauges as they are now. */
   text(
     models: readonly ModelGauge[],
-    device: { readonly memoryBytes: number; readonly heldBytes: number },
+    device: { readonly memoryBytes: number; readonly heldBytes: number; readonly kv: KvStats | null },
   ): Promise<string>;
 }
 
@@ -83,6 +85,8 @@ export function createMetrics(): Metrics {
   const budget = gauge('berth_memory_budget_bytes', 'The device memory that Berth may use', []);
   const held = gauge('berth_memory_held_bytes', 'Reserved or used by models', []);
 
+  const kv = createKvMetrics(registry);
+
   return {
     finished(model, reason, seen) {
       promptTokens.inc({ model_name: model }, seen.promptTokens);
@@ -116,6 +120,7 @@ export function createMetrics(): Metrics {
       }
       budget.set(device.memoryBytes);
       held.set(device.heldBytes);
+      if (device.kv !== null) kv(device.kv);
       return registry.metrics();
     },
   };

@@ -8,18 +8,18 @@ import { createArbiter } from '../core/arbiter.ts';
 import type { CoreEvent, DeviceSpec, Limits, ResidencySpec, TenantSpec } from '../core/events.ts';
 import type { ModelId, RequestId, TenantId } from '../core/ids.ts';
 import { DEFAULT_TENANT, requestId as asRequestId } from '../core/ids.ts';
-import { freeBytes } from '../core/memory.ts';
-import { positionOf } from '../core/queues.ts';
 import { BerthError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { EngineEvent, EngineObserver } from '../engines/engine.ts';
-import type { ModelView, NodeApi, NodeStatus, StreamEvent, Submission, SubmissionHandle } from './api.ts';
+import type { KvView, ModelView, NodeApi, NodeStatus, StreamEvent, Submission, SubmissionHandle } from './api.ts';
 import type { Clock } from './clock.ts';
 import type { DecisionLog } from './decisions.ts';
 import { createDecisionLog } from './decisions.ts';
 import type { Hosted, HostedSpec } from './hosted.ts';
 import { toModelSpec } from './hosted.ts';
 import type { Journal } from './journal.ts';
+import type { KvDesk, KvTiers } from './kv-desk.ts';
+import { openKvDesk } from './kv-desk.ts';
 import type { Log } from './log.ts';
 import { logDecision } from './log.ts';
 import type { Metrics } from './metrics.ts';
@@ -29,7 +29,7 @@ import { perform } from './perform.ts';
 import { createRegistry } from './registry.ts';
 import type { LiveRequest } from './requests.ts';
 import { createLiveRequest, estimatePromptTokens, receive } from './requests.ts';
-import { modelView } from './views.ts';
+import { modelView, queuedNote, statusOf } from './views.ts';
 import type { Waiters } from './waiters.ts';
 import { createWaiters } from './waiters.ts';
 
@@ -46,10 +46,15 @@ export interface NodeOptions {
   readonly clock: Clock;
   readonly log: Log;
   readonly journal: Journal | null;
+  /** Where conversations' KV may be kept besides the device; null: it ends with its request. */
+  readonly kv: KvTiers | null;
   readonly version: string;
   /** How long `load` and `stop` wait for the model. */
   readonly operatorDeadlineMicros: number;
 }
+
+/** What lies in host memory is moved to disk for so long, when the node ends; the rest is gone. */
+const KV_CLOSE_MICROS = 10_000_000;
 
 /** A request without `max_tokens` may use its context; for estimates that is far too much. */
 const USUAL_MAX_TOKENS = 512;
@@ -62,6 +67,7 @@ export class BerthNode implements NodeApi {
   readonly #registry = createRegistry((id) => this.#observer(id));
   readonly #requests = new Map<RequestId, LiveRequest>();
   readonly #waiters: Waiters;
+  readonly #kv: KvDesk;
   readonly #inbox: CoreEvent[] = [];
   readonly #stage: Stage;
   #pumping = false;
@@ -73,8 +79,17 @@ export class BerthNode implements NodeApi {
   constructor(options: NodeOptions) {
     this.#options = options;
     this.#waiters = createWaiters(options.clock, options.operatorDeadlineMicros);
+    const { clock, log } = options;
+    this.#kv = openKvDesk(options.kv, {
+      clock,
+      log,
+      model: (id) => this.#registry.get(id)?.model,
+      prefillMicrosPerKiloToken: (id) => this.#arbiter.state.models.get(id)?.costs.prefillMicrosPerKiloToken ?? 0,
+      tell: (event) => this.#tell(event),
+    });
     this.#stage = {
       clock: options.clock,
+      kv: this.#kv,
       metrics: this.#metrics,
       log: options.log,
       hosted: (id) => this.#registry.get(id),
@@ -95,7 +110,7 @@ export class BerthNode implements NodeApi {
     this.#configuration = configuration;
     this.#configError = null;
     const { device, limits, residency, tenants } = configuration;
-    const models = this.#registry.listed().map(toModelSpec);
+    const models = this.#registry.listed().map((hosted) => toModelSpec(hosted, this.#options.kv !== null));
     this.#tell({ type: 'configured', device, limits, residency, tenants, models });
   }
 
@@ -122,8 +137,10 @@ export class BerthNode implements NodeApi {
       },
       died: (reason) => {
         this.#options.log.error({ model: id, reason }, 'the process of a model ended');
+        this.#kv.died(id);
         this.#tell({ type: 'engineDied', modelId: id });
       },
+      kv: (event) => this.#kv.heard(id, event),
       memory: ({ chargedBytes }) => {
         const hosted = this.#registry.get(id);
         if (hosted === undefined || Math.abs(chargedBytes - hosted.chargedBytes) < hosted.chargedBytes / 100) return;
@@ -190,6 +207,7 @@ export class BerthNode implements NodeApi {
       this.#options.clock.now(),
     );
     this.#requests.set(id, live);
+    this.#kv.arrived(live, hosted);
     this.#tell({
       type: 'requestArrived',
       requestId: id,
@@ -217,7 +235,7 @@ export class BerthNode implements NodeApi {
       const events = early ?? [];
       early = null;
       if (left) return;
-      for (const event of [...this.#queuedNote(live, events), ...events]) sink(event);
+      for (const event of [...queuedNote(this.#arbiter.state, live, events), ...events]) sink(event);
     });
     return {
       requestId: id,
@@ -227,15 +245,6 @@ export class BerthNode implements NodeApi {
         this.#cancel(id);
       },
     };
-  }
-
-  /** A request that is not computed at once is told its place. */
-  #queuedNote(live: LiveRequest, events: readonly StreamEvent[]): StreamEvent[] {
-    const request = this.#arbiter.state.requests.get(live.id);
-    const model = this.#arbiter.state.models.get(live.modelId);
-    if (request?.phase !== 'waiting' || model === undefined || events.length > 0) return [];
-    if (model.phase === 'loading') return [{ type: 'loading', model: model.id }];
-    return [{ type: 'queued', position: positionOf(model, request) + 1 }];
   }
 
   /** Ids come from clients too (`x-request-id`): one that is in use gets a suffix. */
@@ -249,7 +258,8 @@ export class BerthNode implements NodeApi {
     if (this.#requests.get(live.id) !== live) return;
     const now = this.#options.clock.now();
     const isLast = event.type === 'finished' || event.type === 'embedded' || event.type === 'failed';
-    if (isLast) this.#requests.delete(live.id);
+    if (isLast) this.#forget(live.id);
+    if (event.type === 'accepted') this.#kv.accepted(live, event);
     // The client first: what the core then decides must not stand between a token and its reader.
     const told: CoreEvent[] = [];
     const forClient = receive(live, event, now, (coreEvent) => told.push(coreEvent));
@@ -267,13 +277,19 @@ export class BerthNode implements NodeApi {
   }
 
   #drop(live: LiveRequest, failure: { code: ErrorCode; message: string; retryAfterMicros: number | null }): void {
-    if (!this.#requests.delete(live.id)) return;
+    if (!this.#forget(live.id)) return;
     const { code, message, retryAfterMicros } = failure;
     live.sink({ type: 'failed', code, message, ...(retryAfterMicros === null ? {} : { retryAfterMicros }) });
   }
 
   #cancel(id: RequestId): void {
-    if (this.#requests.delete(id)) this.#tell({ type: 'requestCancelled', requestId: id });
+    if (this.#forget(id)) this.#tell({ type: 'requestCancelled', requestId: id });
+  }
+
+  #forget(id: RequestId): boolean {
+    const live = this.#requests.get(id);
+    if (live !== undefined) this.#kv.ended(live);
+    return this.#requests.delete(id);
   }
 
   *#requestsOf(id: ModelId): Generator<LiveRequest> {
@@ -304,28 +320,12 @@ export class BerthNode implements NodeApi {
 
   status(): NodeStatus {
     const { state } = this.#arbiter;
-    const { outcomes } = state;
-    let running = 0;
     let chargedBytes = 0;
-    for (const model of state.models.values()) running += model.active.size;
     for (const { chargedBytes: bytes } of this.#registry.all()) chargedBytes += bytes;
     return {
+      ...statusOf(state, this.#configuration?.deviceName ?? '', chargedBytes),
       version: this.#options.version,
       uptimeMicros: this.#options.clock.now(),
-      device: {
-        name: this.#configuration?.deviceName ?? '',
-        memoryBytes: state.device.memoryBytes,
-        lanes: state.device.lanes,
-        reservedBytes: state.heldBytes + state.device.overheadBytes,
-        chargedBytes,
-        freeBytes: freeBytes(state),
-      },
-      requests: {
-        running,
-        waiting: state.requests.size - running,
-        finished: outcomes.finished,
-        failed: outcomes.failed + outcomes.refused,
-      },
       configError: this.#configError,
     };
   }
@@ -341,6 +341,10 @@ export class BerthNode implements NodeApi {
     throw new BerthError('not_found', `nothing was decided about ${JSON.stringify(name.slice(0, 100))}`);
   }
 
+  kv(): KvView | null {
+    return this.#kv.view();
+  }
+
   metrics(): Promise<string> {
     const { state } = this.#arbiter;
     const gauges = this.models(DEFAULT_TENANT).map(({ id, state, running, waiting, chargedBytes }) => ({
@@ -350,7 +354,11 @@ export class BerthNode implements NodeApi {
       waiting,
       chargedBytes,
     }));
-    return this.#metrics.text(gauges, { memoryBytes: state.device.memoryBytes, heldBytes: state.heldBytes });
+    return this.#metrics.text(gauges, {
+      memoryBytes: state.device.memoryBytes,
+      heldBytes: state.heldBytes,
+      kv: this.#kv.view()?.stats ?? null,
+    });
   }
 
   async load(name: string, _tenantId: TenantId): Promise<void> {
@@ -381,6 +389,7 @@ export class BerthNode implements NodeApi {
     }
     const engines = new Set([...this.#registry.all()].map(({ spec }) => spec.engine));
     await Promise.all([...engines].map((engine) => engine.close()));
+    await this.#kv.close(KV_CLOSE_MICROS);
     this.#cancelWake?.();
     await this.#options.journal?.close();
   }

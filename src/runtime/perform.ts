@@ -7,6 +7,7 @@ import type { BerthError, ErrorCode } from '../errors.ts';
 import type { EngineEvent } from '../engines/engine.ts';
 import type { Hosted } from './hosted.ts';
 import { revisionOf } from './hosted.ts';
+import type { KvDesk } from './kv-desk.ts';
 import type { Log } from './log.ts';
 import type { Metrics } from './metrics.ts';
 import type { LiveRequest } from './requests.ts';
@@ -17,6 +18,7 @@ export interface Stage {
   readonly clock: Clock;
   readonly metrics: Metrics;
   readonly log: Log;
+  readonly kv: KvDesk;
   hosted(modelId: ModelId): Hosted | undefined;
   request(id: RequestId): LiveRequest | undefined;
   /** The requests that wait for this model or run on it. */
@@ -44,7 +46,8 @@ export function perform(stage: Stage, action: Action): void {
     case 'preemptRequest':
       return preempt(stage, action.modelId, action.requestId, action.id);
     case 'cancelRequest':
-      return stage.hosted(action.modelId)?.model.cancel(action.requestId);
+      // Who stops an answer often goes on with the conversation.
+      return stage.hosted(action.modelId)?.model.cancel(action.requestId, true);
     case 'refuseRequest': {
       const live = stage.request(action.requestId);
       stage.metrics.refused(action.modelId, action.code);
@@ -116,6 +119,7 @@ function park(stage: Stage, modelId: ModelId, actionId: number): void {
     .then(
       ({ micros, memoryBytes }) => {
         stage.metrics.moved(modelId, 'host', micros);
+        stage.kv.left(modelId);
         stage.tell({ type: 'modelFellAsleep', actionId, modelId, micros, bytes: memoryBytes });
       },
       // What can't be put to sleep is taken off altogether: its memory is wanted.
@@ -133,6 +137,7 @@ function unload(stage: Stage, modelId: ModelId, actionId: number): void {
     .then(
       ({ micros }) => {
         stage.metrics.moved(modelId, 'disk', micros);
+        stage.kv.left(modelId);
         stage.tell({ type: 'modelUnloaded', actionId, modelId, micros });
       },
       (thrown: unknown) => {
@@ -147,12 +152,14 @@ function start(stage: Stage, modelId: ModelId, requestId: RequestId): void {
   const hosted = stage.hosted(modelId);
   if (live === undefined || hosted === undefined) return;
   live.startedAt ??= stage.clock.now();
-  hosted.model.submit(engineRequestOf(live), (event) => stage.heard(live, event));
+  hosted.model.submit(engineRequestOf(live, stage.kv.planOf(live, hosted)), (event) => stage.heard(live, event));
 }
 
 function preempt(stage: Stage, modelId: ModelId, requestId: RequestId, actionId: number): void {
   const live = stage.request(requestId);
-  stage.hosted(modelId)?.model.cancel(requestId);
+  const hosted = stage.hosted(modelId);
+  if (live !== undefined && hosted !== undefined) stage.kv.preempting(live, hosted);
+  hosted?.model.cancel(requestId, true);
   stage.metrics.preempted(modelId);
   if (live !== undefined) {
     live.preempted = true;

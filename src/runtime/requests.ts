@@ -4,7 +4,7 @@
  */
 import type { CoreEvent } from '../core/events.ts';
 import type { Micros, ModelId, RequestId } from '../core/ids.ts';
-import type { EngineEvent, EngineRequest, RequestUsage } from '../engines/engine.ts';
+import type { EngineEvent, EngineRequest, KvPlan, RequestUsage } from '../engines/engine.ts';
 import type { RequestTimings, StreamEvent, Submission } from './api.ts';
 
 export interface LiveRequest {
@@ -24,6 +24,9 @@ export interface LiveRequest {
   preempted: boolean;
   promptTokens: number;
   cachedTokens: number;
+  /** Where the KV was that it began with; null: nowhere. */
+  kvTier: 'device' | 'host' | 'disk' | null;
+  restoreMicros: Micros;
 }
 
 export function createLiveRequest(
@@ -48,13 +51,16 @@ export function createLiveRequest(
     preempted: false,
     promptTokens: 0,
     cachedTokens: 0,
+    kvTier: null,
+    restoreMicros: 0,
   };
 }
 
 /** What the engine is given: the request, and after a preemption what it had generated. */
-export function engineRequestOf(live: LiveRequest): EngineRequest {
+export function engineRequestOf(live: LiveRequest, kv: KvPlan | undefined): EngineRequest {
   const { request } = live.submission;
-  return request.kind === 'embed' ? request : { ...request, resumeTokens: [...live.tokenIds] };
+  if (request.kind === 'embed') return request;
+  return { ...request, resumeTokens: [...live.tokenIds], ...(kv === undefined ? {} : { kv }) };
 }
 
 /** Half a token more or less does not matter to a first estimate: about four characters a token. */
@@ -75,6 +81,8 @@ export function timingsOf(live: LiveRequest, now: Micros): RequestTimings {
     loadMicros: live.loadMicros,
     ttftMicros: (live.firstTokenAt ?? now) - live.arrivedAt,
     totalMicros: now - live.arrivedAt,
+    restoreMicros: live.restoreMicros,
+    kvTier: live.kvTier,
   };
 }
 

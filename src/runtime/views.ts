@@ -1,8 +1,9 @@
 /** The node's state as people see it: `berth ps`, the admin API, `/v1/models`. */
-import type { Micros } from '../core/ids.ts';
-import { heldBy } from '../core/memory.ts';
+import type { Bytes, Micros, ModelId, RequestId } from '../core/ids.ts';
+import { freeBytes, heldBy } from '../core/memory.ts';
+import { positionOf } from '../core/queues.ts';
 import type { Model, State } from '../core/state.ts';
-import type { ModelState, ModelView } from './api.ts';
+import type { ModelState, ModelView, NodeStatus, StreamEvent } from './api.ts';
 import type { Hosted } from './hosted.ts';
 
 const STATES: Readonly<Record<Model['phase'], ModelState>> = {
@@ -48,6 +49,35 @@ export function modelView(hosted: Hosted, model: Model | undefined, state: State
     digest: spec.digest,
     details: spec.details,
     failure: failure === null ? null : { code: failure.code, message: failure.message },
+  };
+}
+
+/** A request that is not computed at once is told its place. */
+export function queuedNote(
+  state: State,
+  { id, modelId }: { readonly id: RequestId; readonly modelId: ModelId },
+  events: readonly StreamEvent[],
+): StreamEvent[] {
+  const request = state.requests.get(id);
+  const model = state.models.get(modelId);
+  if (request?.phase !== 'waiting' || model === undefined || events.length > 0) return [];
+  if (model.phase === 'loading') return [{ type: 'loading', model: model.id }];
+  return [{ type: 'queued', position: positionOf(model, request) + 1 }];
+}
+
+export function statusOf(
+  state: State,
+  deviceName: string,
+  chargedBytes: Bytes,
+): Pick<NodeStatus, 'device' | 'requests'> {
+  let running = 0;
+  for (const model of state.models.values()) running += model.active.size;
+  const { memoryBytes, lanes, overheadBytes } = state.device;
+  const { finished, failed, refused } = state.outcomes;
+  const reservedBytes = state.heldBytes + overheadBytes;
+  return {
+    device: { name: deviceName, memoryBytes, lanes, reservedBytes, chargedBytes, freeBytes: freeBytes(state) },
+    requests: { running, waiting: state.requests.size - running, finished, failed: failed + refused },
   };
 }
 

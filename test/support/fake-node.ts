@@ -89,6 +89,7 @@ export function submission(model: string, options: Asked = {}): Submission {
     ttftGoalMicros: null,
     interTokenGoalMicros: null,
     keepAliveMicros: options.keepAliveMicros ?? null,
+    conversation: null,
   };
 }
 
@@ -103,6 +104,7 @@ export async function fakeNode(
     clock: timer,
     log: createLog('silent'),
     journal,
+    kv: null,
     version: '0.0.0',
     operatorDeadlineMicros: 600 * SECOND,
   });

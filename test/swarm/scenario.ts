@@ -52,6 +52,7 @@ function drawModel(prng: Prng, name: string, budget: number): ModelSpec {
     embedWindowMicros: prng.pick([0, 3 * MILLI]),
     pinned: false,
     canSleep: prng.chance(1, 2),
+    keepsKv: /[13579]$/.test(name),
     loadedBytes,
     asleepBytes: prng.between(1, Math.floor(loadedBytes / 3)),
     loadMicros: prng.between(20, 800) * MILLI,

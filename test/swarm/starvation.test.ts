@@ -40,6 +40,7 @@ const spec = (name: string, loadedBytes: number, parallel: number): ModelSpec =>
   embedWindowMicros: 0,
   pinned: false,
   canSleep: false,
+  keepsKv: false,
   loadedBytes,
   asleepBytes: 1,
   loadMicros: LOAD,

@@ -52,7 +52,7 @@ function stubModel(id: string, aliases: readonly string[] = []): ModelView {
   };
 }
 
-const TIMINGS: RequestTimings = { queueMicros: 1_500, loadMicros: 0, ttftMicros: 2_500, totalMicros: 9_000 };
+const TIMINGS: RequestTimings = { queueMicros: 1_500, loadMicros: 0, ttftMicros: 2_500, totalMicros: 9_000, restoreMicros: 0, kvTier: null };
 const usage = (outputTokens: number) => ({
   promptTokens: 7,
   cachedTokens: 3,
@@ -175,6 +175,10 @@ export class StubNode implements NodeApi {
     return [
       { at: 1, action: 'ensureLoaded', model: modelId(name), request: null, because: { rule: 'wanted', waiting: 1 } },
     ];
+  }
+
+  kv(): null {
+    return null;
   }
 
   async metrics(): Promise<string> {

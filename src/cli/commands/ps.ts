@@ -1,5 +1,5 @@
 /** `berth ps`: what is on the device. The first columns are Ollama's. */
-import type { ModelsResponse, ModelView } from '../../gateway/admin-types.ts';
+import type { KvResponse, ModelsResponse, ModelView } from '../../gateway/admin-types.ts';
 import { adminClient } from '../client.ts';
 import type { NodeOptions } from '../client.ts';
 import type { Io } from '../io.ts';
@@ -9,12 +9,14 @@ export interface PsOptions extends NodeOptions {
   readonly all?: boolean;
   readonly quiet?: boolean;
   readonly trunc?: boolean;
+  readonly kv?: boolean;
 }
 
 const HEADERS = ['NAME', 'ID', 'SIZE', 'PROCESSOR', 'CONTEXT', 'UNTIL', 'STATE', 'TIER', 'RUN', 'WAIT'];
 const LONGEST_NAME = 40;
 
 export async function ps(io: Io, options: PsOptions): Promise<void> {
+  if (options.kv === true) return psKv(io, options);
   const { models } = (await adminClient(options, io.env).json('/api/admin/models')) as ModelsResponse;
   const shown = options.all === true ? models : models.filter(isInPlay);
   if (options.json === true) return io.out(json(shown));
@@ -33,6 +35,34 @@ export async function ps(io: Io, options: PsOptions): Promise<void> {
     String(model.waiting),
   ]);
   io.out(table({ headers: HEADERS, rows, styled: io.stdoutIsTty, right: ['RUN', 'WAIT'] }));
+}
+
+const KV_HEADERS = ['ENTRY', 'TENANT', 'MODEL', 'TIER', 'TOKENS', 'SIZE', 'USED', 'AGE'];
+const ENTRY_LETTERS = 12;
+
+/** Conversations by where their KV is, and what each tier holds. */
+async function psKv(io: Io, options: PsOptions): Promise<void> {
+  const { kv } = (await adminClient(options, io.env).json('/api/admin/kv')) as KvResponse;
+  if (options.json === true) return io.out(json(kv));
+  if (kv === null) return io.out('This node keeps no KV: kv.hostMemory and kv.disk are 0.\n');
+  const whole = options.trunc === false;
+  const rows = kv.entries.map((entry) => [
+    whole ? entry.entryId : entry.entryId.slice(0, ENTRY_LETTERS),
+    entry.tenantId,
+    whole ? entry.modelId : truncate(entry.modelId, LONGEST_NAME),
+    entry.tier,
+    String(entry.tokens),
+    humanBytes(entry.bytes),
+    String(entry.uses),
+    `${humanSpan(entry.ageMicros)} ago`,
+  ]);
+  if (options.quiet === true) return io.out(rows.map(([id]) => `${id}\n`).join(''));
+  io.out(table({ headers: KV_HEADERS, rows, styled: io.stdoutIsTty, right: ['TOKENS', 'USED'] }));
+  const tiers = Object.entries(kv.stats.tiers).map(([tier, { entries, bytes, budgetBytes }]) => {
+    const of = tier === 'device' ? '' : ` of ${humanBytes(budgetBytes)}`;
+    return `${tier} ${entries} (${humanBytes(bytes)}${of})`;
+  });
+  io.out(`${tiers.join(' · ')}\n`);
 }
 
 /** On the device, on the way, or wanted. */

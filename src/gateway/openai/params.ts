@@ -42,6 +42,12 @@ function goalMicros(headers: Headers, name: string): Micros | null {
   });
 }
 
+/** What clients call a conversation; a name too long to be one is none. */
+function conversationOf(headers: Headers): string | null {
+  const name = headers['x-conversation-id'] ?? headers['x-session-id'];
+  return typeof name === 'string' && name !== '' && name.length <= 512 ? name : null;
+}
+
 function priorityOf(body: AnyBody): Submission['priority'] {
   if (body.priority === 'batch' || body.priority === 'interactive') return body.priority;
   if (typeof body.priority === 'number') return body.priority > 0 ? 'batch' : 'interactive';
@@ -57,6 +63,7 @@ function service(body: AnyBody, caller: Caller): Omit<Submission, 'request'> {
     ttftGoalMicros: goalMicros(caller.headers, 'x-slo-ttft-ms'),
     interTokenGoalMicros: goalMicros(caller.headers, 'x-slo-tpot-ms'),
     keepAliveMicros: body.keep_alive === undefined ? null : keepAliveMicros(body.keep_alive),
+    conversation: ('prompt_cache_key' in body ? body.prompt_cache_key : undefined) ?? conversationOf(caller.headers),
   };
 }
 

@@ -148,6 +148,8 @@ export class Run {
         loadMicros: longest((timings) => timings.loadMicros),
         ttftMicros: longest((timings) => timings.ttftMicros),
         totalMicros: longest((timings) => timings.totalMicros),
+        restoreMicros: longest((timings) => timings.restoreMicros),
+        kvTier: ended[0]?.timings.kvTier ?? null,
       },
     };
   }
@@ -162,6 +164,8 @@ export const berthField = (totals: Totals) => ({
   ttft_ms: millis(totals.timings.ttftMicros),
   device_ms: millis(totals.deviceMicros),
   total_ms: millis(totals.timings.totalMicros),
+  restore_ms: millis(totals.timings.restoreMicros),
+  kv_tier: totals.timings.kvTier,
 });
 
 export const usageField = (totals: Totals) => ({
