@@ -13,6 +13,8 @@ import { findMemoryGroups } from './cgroup.ts';
 import type { MemoryGroup, MemoryGroups } from './cgroup.ts';
 import { CHANNEL_ENV, CHANNEL_STDIO, openChannel } from './channel.ts';
 import type { Channel } from './channel.ts';
+import { createFreezer } from './freezer.ts';
+import type { Freezer } from './freezer.ts';
 import { groupHoldsMemory, readProcessMemory } from './memory.ts';
 import type { ProcessMemory } from './memory.ts';
 import { realTimer } from './timer.ts';
@@ -70,6 +72,8 @@ export interface Child {
   /** The last lines that it printed, oldest first. */
   lines(): readonly string[];
   memory(): ProcessMemory | null;
+  /** Takes its whole group off the processors and puts it back. `stop` thaws it first: nobody who is stopped hears SIGTERM. */
+  readonly freezer: Freezer;
   /** Limits its memory (0: no limit); says by what. `watchdog`: by looking, twice a second. */
   limitMemory(bytes: Bytes): 'v2' | 'v1' | 'watchdog' | 'none';
   /** Idempotent: later calls share the first one's result, or try again where it failed. `polite`: what to send first. */
@@ -186,10 +190,17 @@ function startChild(options: ChildOptions, context: Context): Child {
       if (process_.pid === undefined) finish(null, null, error);
     });
   });
+  const freezer = createFreezer({
+    group: pid,
+    cgroup: context.groups.version === 'v2' ? (group?.path ?? null) : null,
+    gone: () => exit !== null || pid === 0,
+    timer: context.timer,
+  });
   const child: Child = {
     pid,
     exit: () => exit,
     exited,
+    freezer,
     send: (message) => exit === null && channel !== null && channel.send(message),
     lines: () => lines,
     memory: () => (exit === null && pid > 0 ? readProcessMemory(pid) : null),
@@ -227,6 +238,8 @@ async function stopChild(
   const { timer, patience } = context;
   const start = timer.now();
   let took: StopReport['took'] = 'gone';
+  // Told at once; who does not thaw in time is killed all the same.
+  child.freezer.thaw().catch(nothing);
   if (child.exit() === null && polite !== undefined && child.send(polite)) {
     took = 'polite';
     await within(timer, patience.politeMicros, child.exited);
