@@ -23,7 +23,7 @@ export interface ContractWorld {
   readonly patienceMicros: Micros;
 }
 
-type ContractPart = 'compute' | 'sleep' | 'embed' | 'death' | 'files' | 'resume';
+type ContractPart = 'compute' | 'steps' | 'sleep' | 'embed' | 'death' | 'files' | 'resume';
 
 export interface ContractOptions {
   /** Parts that this engine can't do, each with the reason. */
@@ -126,25 +126,27 @@ export function describeEngine(
         expect(tokensOf(patient.events)).toHaveLength(4);
       });
 
-      tell('ends a slice with the step that its time runs out in, and counts what it sent', async (story) => {
-        const { model, until, submit, seen, sliceOnce } = story;
-        await until(model.ensureLoaded());
-        const all = [submit(request('one', { maxTokens: 6 })), submit(request('two', { maxTokens: 9 }))];
-        let sliceId = 0;
-        while (all.some((one) => one.lasts() === 0) && sliceId < 100)
-          await sliceOnce({ sliceId: ++sliceId, lanes: 1, micros: 1 });
-        expect(seen.slices.map((report) => report.sliceId)).toEqual(seen.slices.map((_, i) => i + 1));
-        expect(seen.slices[0]).toMatchObject({ ended: 'time', steps: 1 });
-        for (const report of seen.slices) {
-          expect(report.steps).toBeLessThanOrEqual(1);
-          expect(report.computeMicros).toBeLessThanOrEqual(report.wallMicros);
-        }
-        for (const one of all) {
-          const counted = seen.slices.reduce((sum, report) => sum + (report.decodeTokens[one.requestId] ?? 0), 0);
-          expect(counted).toBe(tokensOf(one.events).length);
-          expect(one.events.at(-1)).toMatchObject({ type: 'finished', reason: 'length' });
-        }
-        expect(seen.slices.reduce((sum, report) => sum + report.prefillTokens, 0)).toBeGreaterThan(0);
+      part('steps', () => {
+        tell('ends a slice with the step that its time runs out in, and counts what it sent', async (story) => {
+          const { model, until, submit, seen, sliceOnce } = story;
+          await until(model.ensureLoaded());
+          const all = [submit(request('one', { maxTokens: 6 })), submit(request('two', { maxTokens: 9 }))];
+          let sliceId = 0;
+          while (all.some((one) => one.lasts() === 0) && sliceId < 100)
+            await sliceOnce({ sliceId: ++sliceId, lanes: 1, micros: 1 });
+          expect(seen.slices.map((report) => report.sliceId)).toEqual(seen.slices.map((_, i) => i + 1));
+          expect(seen.slices[0]).toMatchObject({ ended: 'time', steps: 1 });
+          for (const report of seen.slices) {
+            expect(report.steps).toBeLessThanOrEqual(1);
+            expect(report.computeMicros).toBeLessThanOrEqual(report.wallMicros);
+          }
+          for (const one of all) {
+            const counted = seen.slices.reduce((sum, report) => sum + (report.decodeTokens[one.requestId] ?? 0), 0);
+            expect(counted).toBe(tokensOf(one.events).length);
+            expect(one.events.at(-1)).toMatchObject({ type: 'finished', reason: 'length' });
+          }
+          expect(seen.slices.reduce((sum, report) => sum + report.prefillTokens, 0)).toBeGreaterThan(0);
+        });
       });
 
       tell('ends a slice that has nothing to do', async ({ model, until, submit, sliceOnce }) => {
