@@ -21,7 +21,7 @@ const EMBED_WINDOW_MICROS = 3_000;
 
 export type Slo = 'latency' | 'balanced' | 'throughput';
 export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'silent';
-export type EngineName = 'llamacpp' | 'fake';
+export type EngineName = 'llamacpp' | 'llama-server' | 'fake';
 
 export interface ModelConfig {
   readonly id: ModelId;

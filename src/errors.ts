@@ -106,7 +106,13 @@ export const ERRORS = {
     'The model’s process ended; Berth loads it again on the next request.',
   ),
   engine_error: kind(500, 'server_error', 7, true, 'Look at the node’s log for this request id.'),
-  engine_mismatch: kind(500, 'server_error', 7, false, 'Reinstall the pinned engine libraries with `npm ci`.'),
+  engine_mismatch: kind(
+    500,
+    'server_error',
+    7,
+    false,
+    'Install what the message names; the libraries of the engine llamacpp come with `npm ci`.',
+  ),
   request_cancelled: kind(499, 'request_cancelled', 8, false, 'The client left.'),
   node_stopping: kind(
     503,

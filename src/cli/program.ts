@@ -131,7 +131,7 @@ export function buildProgram(io: Io): Command {
     .option('--no-config', 'read no configuration file');
   for (const { option } of settingFlags()) serve.addOption(option);
   withJson(serve)
-    .addOption(new Option('--engine <name>', 'engine of models that name none').choices(['llamacpp', 'fake']))
+    .addOption(new Option('--engine <name>', 'engine of models that name none').choices(['llamacpp', 'llama-server', 'fake']))
     .option('--journal <file>', 'write all events and decisions, without any text of users')
     .option('--insecure-no-auth', 'listen beyond loopback without keys: whoever reaches the port may use it')
     .action(run(async () => (await import('./commands/serve.ts')).serve));

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { cpus } from 'node:os';
 import { join } from 'node:path';
-import type { BerthConfig, ModelConfig, Slo } from '../config.ts';
+import type { BerthConfig, EngineName, ModelConfig, Slo } from '../config.ts';
 import { catalogueEntries, defaultModel, isPullSource, launchTokens } from '../config.ts';
 import { berthHome, readMachine } from '../config/machine.ts';
 import { watchConfig } from '../config/watch.ts';
@@ -11,6 +11,7 @@ import type { Micros } from '../core/ids.ts';
 import { asBerthError } from '../errors.ts';
 import type { Engine } from '../engines/engine.ts';
 import { createFakeEngine } from '../engines/fake.ts';
+import { createLlamaServerEngine } from '../engines/llama-server.ts';
 import { createLlamaCppEngine } from '../engines/llamacpp/adapter.ts';
 import { listenGateway } from '../gateway/listen.ts';
 import type { GuardOptions } from '../gateway/options.ts';
@@ -41,7 +42,7 @@ const REFRESH_MILLIS = 5_000;
 /** What runs may finish for so long when the node is stopped. */
 const GRACE_MICROS = 10 * SECOND;
 
-type Engines = Readonly<Record<'llamacpp' | 'fake', () => Engine>>;
+type Engines = Readonly<Record<EngineName, () => Engine>>;
 
 export async function startNode(options: StartOptions): Promise<RunningNode> {
   const log = createLog(options.logLevel);
@@ -154,12 +155,18 @@ function kvTiers({ kv }: BerthConfig): KvTiers | null {
 /** An engine is made when the first model needs it: a node of fake models starts no process. */
 function lazyEngines(config: BerthConfig, log: Log): Engines {
   let llamacpp: Engine | null = null;
+  let llamaServer: Engine | null = null;
   let fake: Engine | null = null;
   return {
     llamacpp: () =>
       (llamacpp ??= createLlamaCppEngine({
         loadTimeoutMicros: config.limits.loadTimeoutMicros,
         compileCacheFolder: join(berthHome(process.env, readMachine()), 'compile-cache'),
+        log: (model, line) => log.debug({ model, line }, 'engine'),
+      })),
+    'llama-server': () =>
+      (llamaServer ??= createLlamaServerEngine({
+        loadTimeoutMicros: config.limits.loadTimeoutMicros,
         log: (model, line) => log.debug({ model, line }, 'engine'),
       })),
     fake: () => (fake ??= createFakeEngine()),

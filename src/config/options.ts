@@ -312,10 +312,10 @@ export const MODEL_OPTIONS = {
     about: 'What it is run for: quick first tokens, or many tokens in all.',
   }),
   engine: option({
-    kind: choice('llamacpp', 'fake'),
+    kind: choice('llamacpp', 'llama-server', 'fake'),
     default: null,
     otherwise: 'the node’s (`--engine`), llamacpp',
-    about: 'Which engine runs it.',
+    about: 'Which engine runs it: docs/engines.md compares them.',
   }),
 } as const;
 

@@ -1,6 +1,6 @@
 /** `berth serve`: reads the configuration, starts the node, says how to use it, and stops it gracefully. */
 import { resolve } from 'node:path';
-import type { BerthConfig, LoadedConfig } from '../../config.ts';
+import type { BerthConfig, EngineName, LoadedConfig } from '../../config.ts';
 import { loadConfig } from '../../config.ts';
 import { DEFAULT_TENANT } from '../../core/ids.ts';
 import { BerthError } from '../../errors.ts';
@@ -15,7 +15,7 @@ import { version } from '../version.ts';
 export interface ServeOptions {
   /** false: `--no-config`. */
   readonly config?: string | false;
-  readonly engine?: 'llamacpp' | 'fake';
+  readonly engine?: EngineName;
   readonly journal?: string;
   readonly insecureNoAuth?: boolean;
   readonly json?: boolean;
