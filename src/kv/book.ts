@@ -61,6 +61,8 @@ export interface Book {
   open(tier: TierName, foundBytes: Bytes, now: Micros): void;
   adopt(tier: TierName, found: Adopted, now: Micros): void;
   shed(tier: TierName, bytes: Bytes, now: Micros): void;
+  /** All that lay in it was looked at, or it can't be. */
+  scanned(tier: TierName, now: Micros): void;
   /** The node ends: everything leaves host memory, the dearest first; nothing is granted any more. */
   drain(now: Micros): void;
   /** What is to be done since the last call. */
@@ -351,6 +353,7 @@ export function createBook(budgets: BookBudgets): Book {
       });
     },
     shed: (name, bytes, now) => at(now, () => tiers[name]?.room.shed(bytes)),
+    scanned: (name, now) => at(now, () => tiers[name]?.room.scanned()),
     drain(now) {
       state.now = now;
       wants.clear();

@@ -176,7 +176,7 @@ export function createKvCache(options: KvCacheOptions): KvCache {
     } catch (error) {
       warn({ err: error, tier: name }, 'The KV files of an earlier run could not be looked through.');
     }
-    if (tier.room.isShut() && !stopping.signal.aborted) book.open(name, 0, now());
+    book.scanned(name, now());
     flush();
   };
   const gone = (modelId: ModelId): void => {

@@ -1,6 +1,6 @@
 /**
- * How room comes about: who leaves host memory for the disk, who leaves the disk, and who waits for that. What leaves is worth less than
- * what comes (`value.ts`); what comes and is worth less than all that lies there is turned away. Pure.
+ * How room comes about: who leaves host memory for the disk, who leaves the disk, and who waits for that. A new state displaces the
+ * least worth (`value.ts`); one that leaves host memory goes to the disk only if something there is worth no more. Pure.
  */
 import type { Bytes, KvEntryId } from '../core/ids.ts';
 import type { BookState, Entry, Grant, Move, Tier, TierName } from './state.ts';
@@ -33,7 +33,8 @@ function place(state: BookState, entry: Entry, taken: Record<TierName, Bytes>): 
       state.commands.push({ type: 'grant', grant, entry });
       return 'granted';
     }
-    if (makeRoom(state, tier, taken[name] + bytes, tier.values.worthOf(valueOn(tier, entry)))) {
+    // What was just used is taken in whatever it is worth, as the policy has it; what will soon be superseded displaces nobody.
+    if (entry.supersededBy === null && makeRoom(state, tier, taken[name] + bytes, Number.POSITIVE_INFINITY)) {
       taken[name] += bytes;
       return 'waits';
     }
@@ -51,16 +52,15 @@ export function reserveGrant(
   return { entryId, tenantId, modelId, tier: tier.name, bytes, isOrphan: false };
 }
 
-/** Sends away what is worth less, until so much is free or on its way out; false: all that is left is worth more, or is needed. */
+/** Sends away what is worth no more, until so much is free or on its way out; false: all that is left is worth more, or is needed. */
 function makeRoom(state: BookState, tier: Tier, bytes: Bytes, worth: number): boolean {
-  // What lies in it is not known yet: it will be.
-  if (tier.room.isShut()) return true;
+  // What lies in it is not known yet: it will be soon, and may hold what should leave first.
+  if (tier.room.isScanning()) return true;
   while (tier.room.free() + tier.room.coming() < bytes) {
     const least = tier.values.least();
     const victim = least === null ? undefined : state.entries.get(least.key);
-    if (least === null || victim === undefined) return false;
-    if (least.worth > worth) {
-      tier.values.turnAway(worth);
+    if (least === null || victim === undefined || least.worth > worth) {
+      if (victim !== undefined) tier.values.turnAway(worth);
       return false;
     }
     sendAway(state, tier, victim);

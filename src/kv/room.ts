@@ -13,7 +13,8 @@ export interface Room {
   /** Files, those on their way out included, and what was found and is not judged yet. */
   fileBytes(): Bytes;
   reservedBytes(): Bytes;
-  isShut(): boolean;
+  /** Not all that lies in it is known yet. */
+  isScanning(): boolean;
   /** It was shut; so much lies in it already. */
   open(foundBytes: Bytes): void;
   /** False, and nothing changed, where it does not fit or the handle is known. */
@@ -24,6 +25,8 @@ export interface Room {
   adopt(handle: string, bytes: Bytes): boolean;
   /** So much of what was found is gone. */
   shed(bytes: Bytes): void;
+  /** All that was found has been looked at; what is left of it stays, and counts. */
+  scanned(): void;
   setLeaving(handle: string, isLeaving: boolean): void;
   /** What the handle held is free again. Unknown handles hold nothing. */
   release(handle: string): void;
@@ -42,6 +45,7 @@ export function createRoom(budgetBytes: Bytes): Room {
   let leaving = 0;
   let found = 0;
   let isShut = true;
+  let isScanning = true;
 
   const free = (): Bytes => (isShut ? 0 : Math.max(0, budgetBytes - files - reserved - found));
   const add = (handle: string, bytes: Bytes, isFile: boolean): void => {
@@ -56,7 +60,7 @@ export function createRoom(budgetBytes: Bytes): Room {
     coming: () => leaving,
     fileBytes: () => files + found,
     reservedBytes: () => reserved,
-    isShut: () => isShut,
+    isScanning: () => isScanning,
     open(foundBytes) {
       isShut = false;
       found = foundBytes;
@@ -84,6 +88,10 @@ export function createRoom(budgetBytes: Bytes): Room {
     },
     shed(bytes) {
       found = Math.max(0, found - bytes);
+    },
+    scanned() {
+      isShut = false;
+      isScanning = false;
     },
     setLeaving(handle, isLeaving) {
       const holding = holdings.get(handle);
