@@ -62,6 +62,20 @@ export const ERRORS = {
   body_too_large: kind(413, 'invalid_request_error', 2, false, 'Send a smaller body, or raise `limits.bodyBytes`.'),
   unsupported_media_type: kind(415, 'invalid_request_error', 2, false, 'Send `content-type: application/json`.'),
   queue_full: kind(429, 'rate_limit_error', 6, true, 'Retry after the time in `retry-after`, or raise `limits.queue`.'),
+  rate_limited: kind(
+    429,
+    'rate_limit_error',
+    6,
+    true,
+    'Retry after the time in `retry-after`; `berth tenants show` lists the limits.',
+  ),
+  budget_exhausted: kind(
+    429,
+    'insufficient_quota',
+    6,
+    false,
+    'Wait until the budget’s window ends, or have the operator raise it (`berth tenants set`).',
+  ),
   queue_timeout: kind(
     503,
     'service_unavailable_error',
@@ -136,6 +150,13 @@ export const ERRORS = {
     'Stop the other program, or choose another port with `--port` and `--admin-port`.',
   ),
   config_invalid: kind(400, 'invalid_request_error', 9, false, 'Correct the named line of berth.yaml.'),
+  store_unusable: kind(
+    500,
+    'server_error',
+    9,
+    false,
+    'Put a good copy of berth.db into BERTH_HOME, or move it away: the node then begins an empty one, without keys.',
+  ),
   download_failed: kind(502, 'server_error', 10, true, 'Run the same `berth pull` again: it resumes.'),
   checksum_mismatch: kind(
     502,
@@ -174,6 +195,12 @@ export class BerthError extends Error {
     return ERRORS[this.code];
   }
 }
+
+/** One text for a model that isn't there and for one that the caller may not see: the answers must be the same. */
+export const modelNotFound = (name: string): BerthError =>
+  new BerthError('model_not_found', `there is no model called ${JSON.stringify(name.slice(0, 100))}`, {
+    param: 'model',
+  });
 
 /** Anything thrown, as a `BerthError`: what we did not expect becomes `internal`. */
 export function asBerthError(thrown: unknown): BerthError {

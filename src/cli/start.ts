@@ -1,5 +1,4 @@
 /** Joins all parts into a running node. Nothing is decided here. */
-import { createHash } from 'node:crypto';
 import { cpus } from 'node:os';
 import { join } from 'node:path';
 import type { BerthConfig, EngineName, ModelConfig, Slo } from '../config.ts';
@@ -144,10 +143,8 @@ const guards = ({ http }: BerthConfig): GuardOptions => ({
 });
 
 function kvTiers({ kv }: BerthConfig): KvTiers | null {
-  // Its own folder: other nodes of this machine use the same file system.
-  const name = `berth-kv-${createHash('sha256').update(kv.diskFolder).digest('hex').slice(0, 16)}`;
-  const isHost = kv.hostFolder !== null && kv.hostBytes > 0;
-  const host = isHost ? { folder: join(kv.hostFolder, name), budgetBytes: kv.hostBytes } : null;
+  const host =
+    kv.hostFolder === null || kv.hostBytes === 0 ? null : { folder: kv.hostFolder, budgetBytes: kv.hostBytes };
   const disk = kv.diskBytes === 0 ? null : { folder: kv.diskFolder, budgetBytes: kv.diskBytes };
   return host === null && disk === null ? null : { host, disk, minimumTokens: kv.minimumTokens };
 }

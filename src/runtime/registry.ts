@@ -1,6 +1,6 @@
 /** The models that the node hosts, by id and by every name that a client may use. */
 import type { ModelId } from '../core/ids.ts';
-import { BerthError } from '../errors.ts';
+import { modelNotFound } from '../errors.ts';
 import type { EngineObserver } from '../engines/engine.ts';
 import type { Hosted, HostedSpec } from './hosted.ts';
 import { revisionOf } from './hosted.ts';
@@ -52,11 +52,7 @@ export function createRegistry(observe: (id: ModelId) => EngineObserver): Regist
     find(name) {
       const id = idOf(name);
       const found = id === null ? undefined : hosted.get(id);
-      if (found === undefined) {
-        throw new BerthError('model_not_found', `there is no model called ${JSON.stringify(name.slice(0, 100))}`, {
-          param: 'model',
-        });
-      }
+      if (found === undefined) throw modelNotFound(name);
       return found;
     },
     listed: () => order.flatMap((id) => hosted.get(id) ?? []),

@@ -5,9 +5,8 @@ import { isDecoding, tokenAt, totalTokens } from './sequence.ts';
 
 /** To share less is not worth its bookkeeping. */
 const LEAST_SHARED_TOKENS = 16;
-/** Of an idle sequence that a new one goes on from, so much (or this part of it) may be cut off; else both are kept. */
-const CUT_TOKENS = 64;
-const CUT_PART = 0.1;
+/** Of an idle sequence that a new one goes on from, so much may be cut off (templates end a turn otherwise than a model); else both are kept. */
+const CUT_TOKENS = 8;
 
 /** The KV of a request that has ended, kept in its cells. */
 export interface Idle {
@@ -62,5 +61,5 @@ export function findSource(next: Sequence, seated: readonly Sequence[], idle: re
 
 /** Is the new one the same conversation going on? Then nobody comes back to the old one. */
 export function isContinued({ holder, common }: Extract<Source, { type: 'idle' }>): boolean {
-  return holder.tokens.length - common <= Math.max(CUT_TOKENS, CUT_PART * holder.tokens.length);
+  return holder.tokens.length - common <= CUT_TOKENS;
 }

@@ -1,0 +1,173 @@
+/** The ledger: rows that are only ever added, and their sums by day. */
+import type { SQLOutputValue } from 'node:sqlite';
+import type { Micros, TenantId } from '../core/ids.ts';
+import type { Database } from './database.ts';
+
+export const DAY_MILLIS = 86_400_000;
+
+/** One request; or device time that was no request's: a switch of models, an idle device, Berth's own work. */
+export type UsageKind = 'request' | 'switch' | 'idle' | 'overhead';
+
+export interface UsageAmounts {
+  readonly inputTokens: number;
+  /** Of the input tokens, those whose KV was there already. */
+  readonly cachedTokens: number;
+  readonly outputTokens: number;
+  readonly queueMicros: Micros;
+  readonly loadMicros: Micros;
+  readonly restoreMicros: Micros;
+  readonly prefillMicros: Micros;
+  readonly decodeMicros: Micros;
+  /** Micros of one lane of the device. */
+  readonly laneMicros: Micros;
+}
+
+export interface UsageRow extends UsageAmounts {
+  /** When it ended; Unix milliseconds. */
+  readonly at: number;
+  readonly kind: UsageKind;
+  readonly tenantId: TenantId;
+  /** null: the request had no key. */
+  readonly keyId: string | null;
+  readonly modelId: string | null;
+  readonly requestId: string | null;
+  /** `stop`, `length`, `tool_calls`, `embedded`, `budget`, `cancelled`, or a code of an error. */
+  readonly outcome: string;
+}
+
+export type UsageGroup = 'tenant' | 'key' | 'model' | 'day' | 'kind';
+
+export interface UsageQuery {
+  /** Nothing: one sum. */
+  readonly by: readonly UsageGroup[];
+  /** Unix milliseconds: from (inclusive), to (exclusive). null: the beginning, now. */
+  readonly since: number | null;
+  readonly until: number | null;
+  readonly tenantId: TenantId | null;
+}
+
+export interface UsageSum extends UsageAmounts {
+  readonly tenant: string | null;
+  readonly key: string | null;
+  readonly model: string | null;
+  /** `2026-01-31`, UTC. */
+  readonly day: string | null;
+  readonly kind: string | null;
+  readonly rows: number;
+}
+
+/** What a budget counts, and for whom: any field that is null is summed over. */
+export interface SpentQuery {
+  readonly tenantId: TenantId;
+  readonly keyId: string | null;
+  readonly modelId: string | null;
+  /** From the beginning of this Unix day (UTC). */
+  readonly sinceDay: number;
+}
+
+export interface UsageStore {
+  append(rows: readonly UsageRow[]): void;
+  sums(query: UsageQuery): UsageSum[];
+  /** Tokens in and out of requests. */
+  spentTokens(query: SpentQuery): number;
+}
+
+const AMOUNTS = [
+  ['inputTokens', 'input_tokens'],
+  ['cachedTokens', 'cached_tokens'],
+  ['outputTokens', 'output_tokens'],
+  ['queueMicros', 'queue_micros'],
+  ['loadMicros', 'load_micros'],
+  ['restoreMicros', 'restore_micros'],
+  ['prefillMicros', 'prefill_micros'],
+  ['decodeMicros', 'decode_micros'],
+  ['laneMicros', 'lane_micros'],
+] as const satisfies readonly (readonly [keyof UsageAmounts, string])[];
+const AMOUNT_COLUMNS = AMOUNTS.map(([, column]) => column);
+const GROUP_COLUMNS: Readonly<Record<UsageGroup, string>> = {
+  tenant: 'tenant',
+  key: 'key_id',
+  model: 'model',
+  day: 'day',
+  kind: 'kind',
+};
+
+const dayOf = (at: number): number => Math.floor(at / DAY_MILLIS);
+export const dayName = (day: number): string => new Date(day * DAY_MILLIS).toISOString().slice(0, 10);
+
+export function createUsageStore(database: Database): UsageStore {
+  const insert = database.prepare(
+    `INSERT INTO usage (at, kind, tenant, key_id, model, request, outcome, ${AMOUNT_COLUMNS.join(', ')}) VALUES (${'?, '.repeat(6 + AMOUNTS.length)}?)`,
+  );
+  const add = database.prepare(
+    `INSERT INTO usage_days (day, tenant, key_id, model, kind, rows, ${AMOUNT_COLUMNS.join(', ')}) VALUES (${'?, '.repeat(5 + AMOUNTS.length)}?)
+     ON CONFLICT DO UPDATE SET rows = rows + excluded.rows, ${AMOUNT_COLUMNS.map((name) => `${name} = ${name} + excluded.${name}`).join(', ')}`,
+  );
+  return {
+    append: (rows) =>
+      database.transaction(() => {
+        for (const row of rows) {
+          const { at, kind, tenantId, keyId, modelId, requestId, outcome } = row;
+          const amounts = AMOUNTS.map(([name]) => row[name]);
+          insert.run(at, kind, tenantId, keyId ?? '', modelId ?? '', requestId ?? '', outcome, ...amounts);
+          add.run(dayOf(at), tenantId, keyId ?? '', modelId ?? '', kind, 1, ...amounts);
+        }
+      }),
+    sums(query) {
+      const { sql, values } = sumsSql(query);
+      return database
+        .prepare(sql)
+        .all(...values)
+        .map((row) => fromRow(row, query.by));
+    },
+    spentTokens({ tenantId, keyId, modelId, sinceDay }) {
+      const row = database
+        .prepare(
+          `SELECT sum(input_tokens + output_tokens) AS tokens FROM usage_days WHERE tenant = ? AND day >= ? AND kind = 'request'
+           AND (? IS NULL OR key_id = ?) AND (? IS NULL OR model = ?)`,
+        )
+        .get(tenantId, sinceDay, keyId, keyId, modelId, modelId);
+      return Number(row?.['tokens'] ?? 0);
+    },
+  };
+}
+
+/** Whole days are read from their sums; a day that is asked for in part, row by row. */
+function sumsSql({ by, since, until, tenantId }: UsageQuery): { sql: string; values: (number | string)[] } {
+  const wholeDays = [since, until].every((at) => at === null || at % DAY_MILLIS === 0);
+  const time = wholeDays ? 'day' : 'at';
+  const unit = wholeDays ? DAY_MILLIS : 1;
+  const where: string[] = [];
+  const values: (number | string)[] = [];
+  const only = (condition: string, value: number | string): void => {
+    where.push(condition);
+    values.push(value);
+  };
+  if (since !== null) only(`${time} >= ?`, since / unit);
+  if (until !== null) only(`${time} < ?`, until / unit);
+  if (tenantId !== null) only('tenant = ?', tenantId);
+  const day = wholeDays ? 'day' : `at / ${DAY_MILLIS} AS day`;
+  const groups = [...new Set(by)];
+  const columns = groups.map((group) => (group === 'day' ? day : GROUP_COLUMNS[group]));
+  const names = groups.map((group) => GROUP_COLUMNS[group]).join(', ');
+  const sums = AMOUNT_COLUMNS.map((name) => `sum(${name}) AS ${name}`);
+  const select = [...columns, `${wholeDays ? 'sum(rows)' : 'count(*)'} AS rows`, ...sums].join(', ');
+  const tail = names === '' ? '' : ` GROUP BY ${names} ORDER BY ${names}`;
+  const condition = where.length === 0 ? '' : ` WHERE ${where.join(' AND ')}`;
+  return { sql: `SELECT ${select} FROM ${wholeDays ? 'usage_days' : 'usage'}${condition}${tail}`, values };
+}
+
+function fromRow(row: Record<string, SQLOutputValue>, by: readonly UsageGroup[]): UsageSum {
+  const amounts = Object.fromEntries(AMOUNTS.map(([name, column]) => [name, Number(row[column] ?? 0)]));
+  const text = (group: UsageGroup): string | null =>
+    by.includes(group) ? String(row[GROUP_COLUMNS[group]] ?? '') : null;
+  return {
+    tenant: text('tenant'),
+    key: text('key'),
+    model: text('model'),
+    day: by.includes('day') ? dayName(Number(row['day'])) : null,
+    kind: text('kind'),
+    rows: Number(row['rows'] ?? 0),
+    ...(amounts as unknown as UsageAmounts),
+  };
+}
