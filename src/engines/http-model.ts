@@ -1,6 +1,6 @@
 /** One model on a server of its own: what state the server is in, who waits for what, and what happens when it dies. */
 import type { Bytes, Micros, ModelId } from '../core/ids.ts';
-import { SECOND } from '../core/ids.ts';
+import { MILLI, SECOND } from '../core/ids.ts';
 import { asBerthError, BerthError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { EngineModel, EngineObserver, LoadReport, ModelLaunch, ReleaseReport } from './engine.ts';
@@ -31,6 +31,9 @@ export interface HttpModelOptions {
   /** Whether there is a process to look after. */
   readonly holds: (holding: boolean) => void;
 }
+
+/** A process that breaks its sockets off is seen to end within so long. */
+const EXIT_MICROS = 500 * MILLI;
 
 /** `moving`: a verb is under way, and whatever happens is told by its promise. */
 type State = 'cold' | 'loaded' | 'moving';
@@ -70,7 +73,7 @@ export function createHttpModel(options: HttpModelOptions): HttpModel {
     Promise.race([
       own.child.exited,
       new Promise<void>((resolve) => {
-        timer.after(SECOND, resolve);
+        timer.after(EXIT_MICROS, resolve);
       }),
     ]);
 

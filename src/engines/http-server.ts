@@ -1,6 +1,7 @@
 /** Starts a server as a child and waits until it computes. */
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { createServer } from 'node:net';
 import type { Micros, ModelId } from '../core/ids.ts';
 import { MILLI, SECOND } from '../core/ids.ts';
@@ -8,7 +9,7 @@ import { BerthError } from '../errors.ts';
 import type { ModelLaunch } from './engine.ts';
 import type { HttpClient } from './http-client.ts';
 import { createHttpClient, HttpFailure } from './http-client.ts';
-import type { HttpDialect } from './http-dialect.ts';
+import type { HttpDialect, ServerCommand } from './http-dialect.ts';
 import type { Child, ChildExit, Supervisor } from './supervisor.ts';
 import type { Timer } from './timer.ts';
 
@@ -53,7 +54,7 @@ export async function startServer(launch: ModelLaunch, hooks: StartHooks, option
     if (!hooks.wanted()) throw new BerthError('model_stopped', 'Nobody waits for the model any more.');
     let portTaken = false;
     const child = supervisor.spawn({
-      ...command,
+      ...endsWithNode(command),
       name: dialect.name,
       ipc: false,
       niceness,
@@ -115,6 +116,16 @@ async function hasToken(
   } finally {
     cancel();
   }
+}
+
+/**
+ * A node that is killed can't stop its servers, and they do not notice by themselves: the kernel does it, where `setpriv(1)` of
+ * util-linux can ask it to (`PR_SET_PDEATHSIG`). It replaces itself by the server, which keeps the process id.
+ */
+function endsWithNode(command: ServerCommand): ServerCommand {
+  const setpriv = ['/usr/bin/setpriv', '/bin/setpriv'].find((path) => existsSync(path));
+  if (setpriv === undefined) return command;
+  return { ...command, command: setpriv, args: ['--pdeathsig', 'KILL', '--', command.command, ...command.args] };
 }
 
 async function freePort(): Promise<number> {

@@ -106,6 +106,22 @@ describe.skipIf(!hasProgram())('llama-server', () => {
     for (const { model } of both) await model.ensureUnloaded();
   });
 
+  it('guesses within a quarter of what it then measures', async () => {
+    const large = { contextTokens: 2048, kvTokens: 4096, parallel: 4, batchTokens: 512 };
+    for (const launch of [
+      { ...launchOf('a', smollm2Path()), ...large },
+      { ...launchOf('b', gemmaPath()), ...large },
+    ]) {
+      const story = open(launch);
+      const { loadedBytes } = await engine.estimate(launch);
+      await story.model.ensureLoaded();
+      await story.finishAll([story.submit(request('one', { maxTokens: 4 }))]);
+      const { memoryBytes } = await story.model.ensureLoaded();
+      expect(Math.abs(loadedBytes / memoryBytes - 1)).toBeLessThan(0.25);
+      await story.model.ensureUnloaded();
+    }
+  });
+
   it('chats by the model’s own template, and goes on where it was preempted', async () => {
     const story = open(launchOf('chat', smollm2Path()));
     await story.model.ensureLoaded();
