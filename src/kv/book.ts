@@ -236,10 +236,12 @@ export function createBook(budgets: BookBudgets): Book {
           if (entry !== undefined) offDevice(entry);
           return;
         }
-        if (grant.isOrphan || entry === undefined || !tier.room.commit(entryId, bytes)) {
-          if (!grant.isOrphan) counters.failures++;
+        if (entry === undefined || !tier.room.commit(entryId, bytes)) {
+          // Its tenant was forgotten meanwhile, or it is larger than was allowed.
           undo(grant);
-          if (entry !== undefined) offDevice(entry);
+          if (entry === undefined) return;
+          counters.failures++;
+          offDevice(entry);
           return;
         }
         grants.delete(entryId);
@@ -281,7 +283,6 @@ export function createBook(budgets: BookBudgets): Book {
       at(now, () => {
         for (const grant of grants.values()) {
           if (grant.tenantId !== tenantId) continue;
-          grant.isOrphan = true;
           onDevices.set(grant.entryId, { modelId: grant.modelId, entryId: grant.entryId });
         }
         for (const entry of entries.values()) {

@@ -49,7 +49,7 @@ export function reserveGrant(
   bytes: Bytes,
 ): Grant | null {
   if (!tier.room.reserve(entryId, bytes)) return null;
-  return { entryId, tenantId, modelId, tier: tier.name, bytes, isOrphan: false };
+  return { entryId, tenantId, modelId, tier: tier.name, bytes };
 }
 
 /** Sends away what is worth no more, until so much is free or on its way out; false: all that is left is worth more, or is needed. */

@@ -56,8 +56,6 @@ export interface Grant {
   readonly modelId: ModelId;
   readonly tier: TierName;
   readonly bytes: Bytes;
-  /** Its tenant was forgotten: what is written goes. */
-  isOrphan: boolean;
 }
 
 /** A file on its way from host memory to disk. */
