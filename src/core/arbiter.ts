@@ -8,11 +8,11 @@ import { admit, chargeRequest, forget, leaveLine, readmit, refuseAllWaiting, ref
 import { leaveBatch, startWaiting } from './batching.ts';
 import { learnKvMove, learnLoad, learnLoadedBytes, learnRequest } from './costs.ts';
 import type { CoreEvent, EventOf, EventType } from './events.ts';
-import { OUTPUT_WEIGHT } from './fairness.ts';
+import { chargeMicros, OUTPUT_WEIGHT } from './fairness.ts';
 import type { Micros, ModelId, RequestId } from './ids.ts';
 import { MILLI } from './ids.ts';
 import { hold, heldBy } from './memory.ts';
-import { reindex } from './queues.ts';
+import { reindex, waitingOf } from './queues.ts';
 import { afterFailure, becomeCold, configure } from './lifecycle.ts';
 import { decideResidency, lookAgainWhenIdle } from './residency.ts';
 import { grantSlices } from './slices.ts';
@@ -126,6 +126,7 @@ const HANDLERS: Handlers = {
     model.loadAsked = false;
     // A process that dies is forgiven only when it has served somebody, else it could die and be loaded again for ever.
     if (model.failure?.code !== 'engine_died') model.failure = null;
+    chargeSwitch(state, model, event.micros);
     learnLoad(model.costs, event.from, event.micros);
     learnLoadedBytes(model.costs, event.bytes);
     hold(state, model.id, event.bytes);
@@ -245,6 +246,12 @@ const HANDLERS: Handlers = {
 function running(state: State, id: RequestId): Request | null {
   const request = state.requests.get(id);
   return request === undefined || request.phase === 'waiting' ? null : request;
+}
+
+/** A switch is paid by those who waited for it, in equal parts. */
+function chargeSwitch(state: State, model: Model, micros: Micros): void {
+  for (const { tenantId } of waitingOf(state, model))
+    chargeMicros(state, tenantId, micros / model.waiting, model.costs.decodeMicrosPerToken);
 }
 
 /** The model has done its work for the request: it was used, and may now be idle. */

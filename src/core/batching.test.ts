@@ -68,6 +68,25 @@ describe('batching', () => {
     expect(story.one('startRequest').requestId).toBe('b2');
   });
 
+  it('has a tenant that has received far more give a place to one that waits, where nothing is lost by it', () => {
+    const story = new Story({ models: { a: { keepsKv: true }, b: { keepsKv: false } } });
+    for (const id of ['g1', 'g2']) story.ask(id, 'a', { tenant: 'greedy', promptTokens: 10 });
+    story.loaded('a');
+    story.ask('poor', 'a', { tenant: 'poor', promptTokens: 10 });
+    story.sliceEnded('a', { g1: 100, g2: 20 });
+    expect(story.all('preemptRequest')).toEqual([]);
+    story.after(MILLI);
+    story.sliceEnded('a', { g1: 200 });
+    expect(story.one('preemptRequest')).toMatchObject({
+      requestId: 'g2',
+      because: { rule: 'least-served-first', for: 'poor' },
+    });
+    story.preempted('g2');
+    expect(story.one('startRequest').requestId).toBe('poor');
+    // It has nothing to show yet, and g2 nothing of its next stay: nobody is sent away again.
+    expect(story.all('preemptRequest')).toEqual([]);
+  });
+
   it('lets embeddings wait for company, but not longer than their window', () => {
     const story = new Story();
     story.run('r1', 'a');

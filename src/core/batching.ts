@@ -5,6 +5,7 @@
  * a batch request, which goes on later where it was.
  */
 import { chargeRequest } from './admission.ts';
+import { isAhead } from './fairness.ts';
 import { preemptionMicros } from './kv.ts';
 import { dequeue, nextWaiting, reindex, waitingEmbeds } from './queues.ts';
 import type { Model, Request, State } from './state.ts';
@@ -67,21 +68,35 @@ function start(state: State, model: Model, request: Request): void {
   act(state, { type: 'startRequest', modelId: model.id, requestId: request.id }, because);
 }
 
-/** An interactive request takes the place of the batch request that has least to compute again. */
+/**
+ * An interactive request takes a place from a batch request, or from a tenant that has received far more than its own: from the one
+ * served most, and of its requests from the one that has least to lose.
+ */
 function makePlace(state: State, model: Model, waiting: Request): void {
   if (waiting.priority !== 'interactive' || waiting.kind === 'embed') return;
-  let cheapest: Request | null = null;
+  const own = mustGet(state.tenants, waiting.tenantId).counter;
+  let chosen: { readonly request: Request; readonly key: number; readonly lost: number; readonly rule: string } | null =
+    null;
   for (const id of model.active) {
     const request = mustGet(state.requests, id);
     // One place is on its way already.
     if (request.phase === 'preempting') return;
-    if (request.priority !== 'batch' || request.kind === 'embed') continue;
-    if (cheapest === null || preemptionMicros(model, request) < preemptionMicros(model, cheapest)) cheapest = request;
+    if (request.kind === 'embed') continue;
+    const { counter } = mustGet(state.tenants, request.tenantId);
+    const isBatch = request.priority === 'batch';
+    // Nobody is sent away without having got anything, and nobody to compute everything again.
+    const isOverserved =
+      model.spec.keepsKv && request.outputTokens > 0 && request.fruitless === 0 && isAhead(counter, own);
+    if (!isBatch && !isOverserved) continue;
+    const [key, lost] = [isBatch ? Infinity : counter, preemptionMicros(model, request)];
+    if (chosen === null || key > chosen.key || (key === chosen.key && lost < chosen.lost))
+      chosen = { request, key, lost, rule: isBatch ? 'interactive-first' : 'least-served-first' };
   }
-  if (cheapest === null) return;
-  cheapest.phase = 'preempting';
-  const because = { rule: 'interactive-first', for: waiting.id, againMicros: preemptionMicros(model, cheapest) };
-  act(state, { type: 'preemptRequest', modelId: model.id, requestId: cheapest.id }, because);
+  if (chosen === null) return;
+  const { request, rule, lost } = chosen;
+  request.phase = 'preempting';
+  const because = { rule, for: waiting.id, againMicros: lost };
+  act(state, { type: 'preemptRequest', modelId: model.id, requestId: request.id }, because);
 }
 
 /** The engine has let go of the request. */

@@ -49,7 +49,21 @@ describe('costs', () => {
   it('learns what tokens cost, and from it what a preemption and a rest cost', () => {
     const seen = costs();
     for (let i = 0; i < 60; i++) {
-      learnRequest(seen, { promptTokens: 1_000, outputTokens: 50, prefillMicros: 500_000, decodeMicros: 250_000 });
+      learnRequest(seen, {
+        promptTokens: 1_500,
+        cachedTokens: 500,
+        outputTokens: 50,
+        prefillMicros: 500_000,
+        decodeMicros: 250_000,
+      });
+      // The new words behind a cached conversation tell nothing of what a prompt costs.
+      learnRequest(seen, {
+        promptTokens: 1_000,
+        cachedTokens: 990,
+        outputTokens: 50,
+        prefillMicros: 90_000,
+        decodeMicros: 250_000,
+      });
     }
     expect(recomputeMicros(seen, 2_000)).toBe(1_000_000);
     expect(remainingMicros(seen, 0, 1_000)).toBe(50 * 5_000);
@@ -66,9 +80,20 @@ describe('costs', () => {
     expect(request && preemptionMicros(story.model('a'), request)).toBe(300_000);
   });
 
+  it('charges no more than saving and reading back, where KV is kept', () => {
+    const story = new Story({ models: { a: { keepsKv: true } } });
+    story.run('r1', 'a', { promptTokens: 950 });
+    story.sliceEnded('a', { r1: 50 });
+    for (let i = 0; i < 60; i++)
+      story.tell({ type: 'kvSaved', modelId: story.model('a').id, tokens: 500, micros: 5_000 });
+    const request = story.request('r1');
+    expect(request && preemptionMicros(story.model('a'), request)).toBe(2 * 10_000);
+  });
+
   it('stays an integer whatever it sees', () => {
     const event = fc.record({
       promptTokens: fc.nat(100_000),
+      cachedTokens: fc.nat(100_000),
       outputTokens: fc.nat(100_000),
       prefillMicros: fc.nat(1e9),
       decodeMicros: fc.nat(1e9),

@@ -54,12 +54,22 @@ export function learnLoadedBytes(costs: CostState, bytes: Bytes): void {
   costs.measured = true;
 }
 
+const FEWEST_PREFILL_TOKENS = 32;
+
 export function learnRequest(
   costs: CostState,
-  seen: { promptTokens: number; outputTokens: number; prefillMicros: Micros; decodeMicros: Micros },
+  seen: {
+    promptTokens: number;
+    cachedTokens: number;
+    outputTokens: number;
+    prefillMicros: Micros;
+    decodeMicros: Micros;
+  },
 ): void {
-  if (seen.promptTokens > 0 && seen.prefillMicros > 0) {
-    const perKilo = (seen.prefillMicros * 1000) / seen.promptTokens;
+  const computed = seen.promptTokens - seen.cachedTokens;
+  // The few new tokens behind a long cached beginning cost what a step costs: that tells nothing of a prompt.
+  if (computed >= FEWEST_PREFILL_TOKENS && seen.prefillMicros > 0) {
+    const perKilo = (seen.prefillMicros * 1000) / computed;
     costs.prefillMicrosPerKiloToken = blend(costs.prefillMicrosPerKiloToken, perKilo);
   }
   if (seen.outputTokens > 0) {

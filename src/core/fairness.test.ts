@@ -74,19 +74,29 @@ describe('virtual token counter', () => {
     story.ask('bob1', 'a', { tenant: 'bob' });
     story.finished('ann1', { promptTokens: 500, outputTokens: 50 });
     const start = story.one('startRequest');
-    // Ann has had 500 + 2 × 50 tokens; Bob was lifted to the 500 that Ann had been charged when he came.
+    // Ann has had 500 + 2 × 50 tokens and a load as long as 25 output tokens; Bob was lifted to what Ann had been charged when he came.
     expect(start).toMatchObject({
       requestId: 'bob1',
       because: { rule: 'least-served', active: 1, parallel: 1, waiting: 1 },
     });
-    expect(tenantOf(story.state, ann).counter).toBe(600_000);
+    expect(tenantOf(story.state, ann).counter).toBe(650_000);
   });
 
   it('charges the prompt when it is taken, so that a burst is not all taken at the old counter', () => {
     const story = new Story({ models: { a: { parallel: 2 } } });
     for (const id of ['ann1', 'ann2']) story.ask(id, 'a', { tenant: 'ann', promptTokens: 100 });
-    story.ask('bob1', 'a', { tenant: 'bob', promptTokens: 100 });
+    for (const id of ['bob1', 'bob2']) story.ask(id, 'a', { tenant: 'bob', promptTokens: 100 });
     story.loaded('a');
     expect(story.all('startRequest').map(({ requestId: id }) => id)).toEqual(['ann1', 'bob1']);
+  });
+
+  it('has a load paid by those who waited for it, in equal parts', () => {
+    const story = new Story({ models: { a: { parallel: 4 } } });
+    for (const id of ['ann1', 'ann2', 'ann3']) story.ask(id, 'a', { tenant: 'ann', promptTokens: 1 });
+    story.ask('bob1', 'a', { tenant: 'bob', promptTokens: 1 });
+    story.loaded('a');
+    // 500 ms are as long as 25 output tokens of one sequence, which count twice.
+    expect(tenantOf(story.state, ann).counter).toBe(3 * (12_500 + 1_000));
+    expect(tenantOf(story.state, bob).counter).toBe(12_500 + 1_000);
   });
 });

@@ -4,7 +4,7 @@
  * nothing in the node is lifted to the least counter of those that have, or, in an empty node, to that of the last to leave:
  * idling earns no credit.
  */
-import type { TenantId } from './ids.ts';
+import type { Micros, TenantId } from './ids.ts';
 import type { State, Tenant } from './state.ts';
 
 /** An output token costs twice an input token, as in the paper. Counters are in thousandths of a token. */
@@ -40,6 +40,24 @@ export function leave(state: State, tenant: Tenant): void {
 /** Service received (or, negative, given back when an estimate was too high). */
 export function charge(tenant: Tenant, tokens: number): void {
   tenant.counter += Math.round((tokens * SCALE) / tenant.weight);
+}
+
+/** So many weighted tokens may one be ahead of another before the other goes first, whatever is due: less would be noise of single requests. */
+const AHEAD_TOKENS = 512;
+
+/** Is the first of these two counters so far ahead of the other? */
+export const isAhead = (counter: number, other: number): boolean => counter - other > AHEAD_TOKENS * SCALE;
+
+/** What the least served of these tenants has received; 0 for none. */
+export function leastCounter(state: State, ids: Iterable<TenantId>): number {
+  let least: number | null = null;
+  for (const id of ids) least = Math.min(least ?? Infinity, tenantOf(state, id).counter);
+  return least ?? 0;
+}
+
+/** Device time that a tenant's requests cost besides their tokens (a model that was switched in for them): as the tokens that one sequence would have got in it. */
+export function chargeMicros(state: State, id: TenantId, micros: Micros, decodeMicrosPerToken: Micros): void {
+  charge(tenantOf(state, id), (OUTPUT_WEIGHT * micros) / decodeMicrosPerToken);
 }
 
 /** The tenant with the least counter; the first of equals, so that replay is exact. */

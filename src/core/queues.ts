@@ -1,6 +1,6 @@
 /** The waiting lines of a model, one per tenant, and the indices that keep an event's cost independent of the number of models. */
 import { switchInMicros } from './costs.ts';
-import type { Micros, RequestId } from './ids.ts';
+import type { Micros, RequestId, TenantId } from './ids.ts';
 import { leastServed } from './fairness.ts';
 import type { Model, Request, State } from './state.ts';
 import { mustGet } from './state.ts';
@@ -115,6 +115,10 @@ export function waitingEmbeds(
 /** Every waiting request of the model, in no particular order; a list of its own, so that they may leave while it is walked. */
 export function waitingOf(state: State, model: Model): Request[] {
   return [...model.queues.values()].flatMap((line) => line.map((id) => mustGet(state.requests, id)));
+}
+
+export function* tenantsOf(state: State, ids: Iterable<RequestId>): Generator<TenantId> {
+  for (const id of ids) yield mustGet(state.requests, id).tenantId;
 }
 
 /** How many wait before this one, in the node's view: its model's line. */

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { asked, finished, Story } from '../../test/story.ts';
-import { modelId, requestId, SECOND } from './ids.ts';
+import { tenantOf } from './fairness.ts';
+import { modelId, requestId, SECOND, tenantId } from './ids.ts';
 
 describe('coming in', () => {
   it('loads a model for its first request, once, however many follow', () => {
@@ -25,6 +26,19 @@ describe('coming in', () => {
     story.finished('busy');
     story.unloaded('c');
     expect(story.brief).toEqual(['ensureLoaded b']);
+  });
+
+  it('loads for a tenant that has received far more than another only after the other', () => {
+    const story = new Story({ device: { memoryBytes: 100 }, models: { a: {}, b: {}, c: {} } });
+    story.run('first', 'a', { tenant: 'greedy', promptTokens: 2_000 });
+    story.ask('more', 'b', { tenant: 'greedy', ttftGoalMicros: SECOND });
+    story.ask('poor', 'c', { tenant: 'poor', ttftGoalMicros: 10 * SECOND });
+    const { state } = story;
+    // The one that came just now was lifted to the least: it is the usage behind it that counts.
+    tenantOf(state, tenantId('poor')).counter = 0;
+    story.finished('first', { promptTokens: 2_000 });
+    story.unloaded('a');
+    expect(story.one('ensureLoaded').modelId).toBe('c');
   });
 
   it('loads no more at once than half the lanes, the rest in their turn', () => {

@@ -1,6 +1,6 @@
 /**
  * Which models are on the device, asleep in host memory, or cold? Models with waiting requests are brought in by the deadline of
- * their most urgent one. To make room, idle models leave first, cheapest to miss first; a model that computes has to make room
+ * their most urgent one, within what is fair between tenants. To make room, idle models leave first, cheapest to miss first; a model that computes has to make room
  * only when somebody has waited for `patience`, and not before it has stayed for `minimumStay`. Nothing is evicted for a model
  * that it won't make room for, and nothing is evicted before its first use (while requests wait for it).
  */
@@ -8,6 +8,7 @@ import { refuseAllWaiting, whyTooLarge } from './admission.ts';
 import { ascending } from './ascending.ts';
 import type { Keyed } from './ascending.ts';
 import { createRoom, isOutOfPatience, makeRoom } from './eviction.ts';
+import { isAhead, leastCounter } from './fairness.ts';
 import { bytesOnTheirWayOut, freeBytes, heldBy } from './memory.ts';
 import { reindex, startBy } from './queues.ts';
 import type { Model, State } from './state.ts';
@@ -115,9 +116,15 @@ interface Candidate extends Keyed {
   readonly model: Model;
 }
 
-/** Models that somebody waits for, most urgent first. */
+/** Later than any due time. */
+const AFTER_ALL_MICROS = 1e14;
+
+/** Models that somebody waits for, most urgent first; those of tenants that have received far more than others come after these. */
 function inOrderOfUrgency(state: State): Iterable<Candidate> {
   const candidates: Candidate[] = [];
+  const counterOf = ({ queues }: Model): number => leastCounter(state, queues.keys());
+  let least = Infinity;
+  for (const model of state.wanted) if (model.waiting > 0) least = Math.min(least, counterOf(model));
   for (const model of state.wanted) {
     if (model.phase !== 'cold' && model.phase !== 'asleep') continue;
     if (model.failure !== null && state.now < model.failure.retryAt) {
@@ -125,8 +132,10 @@ function inOrderOfUrgency(state: State): Iterable<Candidate> {
       continue;
     }
     const tooLarge = whyTooLarge(state, model);
-    if (tooLarge === null) candidates.push({ model, key: startBy(state, model) });
-    else {
+    if (tooLarge === null) {
+      const behind = model.waiting > 0 && isAhead(counterOf(model), least) ? AFTER_ALL_MICROS : 0;
+      candidates.push({ model, key: startBy(state, model) + behind });
+    } else {
       refuseAllWaiting(state, model, tooLarge);
       model.loadAsked = false;
       reindex(state, model);

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { Story } from '../../test/story.ts';
-import { MILLI, SECOND } from './ids.ts';
+import { tenantOf } from './fairness.ts';
+import { MILLI, SECOND, tenantId } from './ids.ts';
 import { inTurn } from './turns.ts';
 
 /** Models that compute one request each, whose last turn ended so long ago. */
@@ -38,5 +39,17 @@ describe('whose turn it is', () => {
     const ended = { batch: SECOND, a: 10 * MILLI };
     expect(order(contenders(ended, ['batch']), 0)).toEqual(['a', 'batch']);
     expect(order(contenders({ ...ended, batch: 3 * SECOND }, ['batch']), 0)).toEqual(['batch', 'a']);
+  });
+
+  it('lets those of a tenant that has received far more than the others wait, however urgent', () => {
+    const story = contenders({ a: 10 * MILLI, b: 30 * MILLI, c: 20 * MILLI });
+    const theirs = ['b', 'c'].map((name) => story.request(name));
+    for (const request of theirs) if (request !== undefined) Object.assign(request, { tenantId: tenantId('greedy') });
+    tenantOf(story.state, tenantId('greedy')).counter = 400_000;
+    expect(order(story, 0)).toEqual(['b', 'c', 'a']);
+    tenantOf(story.state, tenantId('greedy')).counter = 2_000_000;
+    const [urgent] = theirs;
+    if (urgent !== undefined) urgent.firstTokenAt = story.now - SECOND;
+    expect(order(story, SECOND)).toEqual(['a', 'b', 'c']);
   });
 });

@@ -198,8 +198,8 @@ export class Generator {
   }
 
   #lookForState(generation: Generation): void {
-    const file = generation.job.kv?.restore;
-    if (file == null || !this.#model.sharesPrefixes) return;
+    const file = generation.job.kv?.restore ?? null;
+    if (file === null || !this.#model.sharesPrefixes) return;
     generation.state = this.#keeper.look(file);
     generation.restored = generation.state === null ? 'refused' : 'not-needed';
     if (generation.state === null) return;
@@ -220,7 +220,7 @@ export class Generator {
   /** The request is over; its KV stays for whoever goes on from it, as long as nobody needs the cells. */
   #park(generation: Generation): void {
     const { kv } = generation.job;
-    if (kv == null || !this.#model.sharesPrefixes) return;
+    if (kv === null || !this.#model.sharesPrefixes) return;
     const idle = this.#table.park(generation, kv.entryId);
     if (idle === null) this.#keeper.needless(kv.entryId);
     else this.#keeper.kept(idle);

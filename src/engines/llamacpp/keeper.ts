@@ -97,7 +97,7 @@ export class KvKeeper {
   }
 
   #sizeOf(seat: number): Bytes {
-    return Number(this.#model.llama.llama_state_seq_get_size(this.#context.pointer, seat));
+    return this.#model.llama.llama_state_seq_get_size(this.#context.pointer, seat);
   }
 
   /** Bytes of the file; null if it could not be written, or would be larger than it may be. */
@@ -108,7 +108,7 @@ export class KvKeeper {
     const memory = llama.allocate(size);
     if (memory === null) return null;
     try {
-      const bytes = Number(llama.llama_state_seq_get_data(this.#context.pointer, memory, size, seat));
+      const bytes = llama.llama_state_seq_get_data(this.#context.pointer, memory, size, seat);
       if (bytes === 0 || bytes > size) return null;
       const { fingerprint, label } = grant;
       const head = { entryId, tenantId, fingerprint, engine: llama.version, label };

@@ -139,7 +139,9 @@ describe.each([
     runner.tell({ type: 'submit', request });
     runner.slice();
     const tokens = await runner.until('40 tokens', () => {
-      const sent = runner.eventsOf(request.requestId).flatMap((event) => (event.type === 'tokens' ? event.tokenIds : []));
+      const sent = runner
+        .eventsOf(request.requestId)
+        .flatMap((event) => (event.type === 'tokens' ? event.tokenIds : []));
       return sent.length >= 40 ? sent : undefined;
     });
     runner.tell({ type: 'cancel', requestId: request.requestId, keep: true });

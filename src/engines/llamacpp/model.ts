@@ -148,8 +148,7 @@ export function loadModel(
     trainedContextTokens: llama.llama_model_n_ctx_train(pointer),
     weightBytes,
     kvBytesPerToken: cacheBytes,
-    sharesPrefixes:
-      cacheBytes > 0 && !llama.llama_model_is_recurrent(pointer) && !llama.llama_model_is_hybrid(pointer),
+    sharesPrefixes: cacheBytes > 0 && !llama.llama_model_is_recurrent(pointer) && !llama.llama_model_is_hybrid(pointer),
     elasticCache: elastic && cacheBytes > 0 && !sized,
     // Whole pages, or what the log tells: hundredths of a MiB for each buffer.
     mappedWeightBytes: mapped > weightBytes - ROUNDING_BYTES ? weightBytes : mapped,

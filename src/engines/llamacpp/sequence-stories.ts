@@ -67,7 +67,7 @@ export class StoryCache implements CacheCalls {
   restore(sequence: Sequence, seat: number): boolean {
     const saved = this.#savedTokens(sequence);
     if ((this.seats.get(seat) ?? []).length > 0) throw new Error(`seat ${seat} is not empty`);
-    if (saved === null || sequence.saved == null) return false;
+    if (saved === null || sequence.saved === null || sequence.saved === undefined) return false;
     this.seats.set(seat, saved.slice(0, sequence.saved.common));
     return true;
   }

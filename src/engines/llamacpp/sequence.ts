@@ -48,4 +48,3 @@ export function fairShares(needs: readonly number[], budget: number): number[] {
   }
   return shares;
 }
-

@@ -6,7 +6,7 @@ import { SequenceTable } from './sequences.ts';
 
 function sequence(order: number, promptTokens: number): Sequence {
   // Nobody has a beginning in common with anybody.
-  return withPrompt(order, [1_000 + order, ...new Array<number>(promptTokens - 1).fill(0)]);
+  return withPrompt(order, [1_000 + order, ...Array.from({ length: promptTokens - 1 }, () => 0)]);
 }
 
 /** Computes a step as the generator does; returns the tokens planned for each order. */

@@ -168,8 +168,8 @@ export class SequenceTable {
   /** Gives it a seat, and of its first tokens what is at hand. False if it has to wait for cells. */
   #seat(next: Sequence): boolean {
     let source = this.#sourceOf(next);
-    const { saved } = next;
-    const isSavedBetter = saved != null && saved.common >= (source?.common ?? 0) + LEAST_RESTORED_TOKENS;
+    const saved = next.saved ?? null;
+    const isSavedBetter = saved !== null && saved.common >= (source?.common ?? 0) + LEAST_RESTORED_TOKENS;
     if (isSavedBetter) source = null;
     const growth = this.#seated.reduce((sum, one) => sum + tokensLeft(one) + GROWTH_CELLS, 0);
     // A saved state is read whole, before what is not wanted of it is cut off.
@@ -268,8 +268,7 @@ export class SequenceTable {
       const free = this.#cells - this.usedCells;
       if (needed <= free) return planned;
       if (this.#growFor(this.#seated)) continue;
-      if (!this.makeRoom())
-        return this.#planTokens(Math.min(prefillTokens, free)).filter((item) => item.count <= free);
+      if (!this.makeRoom()) return this.#planTokens(Math.min(prefillTokens, free)).filter((item) => item.count <= free);
     }
   }
 
