@@ -46,6 +46,8 @@ interface Means {
 
 /** A group that computes is stopped within some tens of microseconds; beside others that want its core, within their time slices. */
 const DEADLINE_MICROS = 10 * SECOND;
+/** So long it is looked at in every turn of the event loop: most have stopped by then, and a timer's millisecond is much for a slice. */
+const EAGER_MICROS = 600;
 const FIRST_POLL_MICROS = MILLI;
 const LONGEST_POLL_MICROS = 16 * MILLI;
 /** Looking through all processes of a machine takes milliseconds, so who is in the group is asked only so often. */
@@ -60,7 +62,8 @@ export function createFreezer(options: FreezerOptions): Freezer {
   let turn = 0;
 
   const watch = async (target: Wanted, own: number): Promise<boolean> => {
-    const deadline = timer.now() + deadlineMicros;
+    const start = timer.now();
+    const deadline = start + deadlineMicros;
     let pauseMicros = 0;
     for (;;) {
       if (own !== turn) return false;
@@ -75,7 +78,8 @@ export function createFreezer(options: FreezerOptions): Freezer {
       await new Promise<void>((resolve) => {
         timer.after(pauseMicros, resolve);
       });
-      pauseMicros = pauseMicros === 0 ? FIRST_POLL_MICROS : Math.min(2 * pauseMicros, LONGEST_POLL_MICROS);
+      if (timer.now() - start >= EAGER_MICROS)
+        pauseMicros = Math.min(Math.max(FIRST_POLL_MICROS, 2 * pauseMicros), LONGEST_POLL_MICROS);
     }
   };
   const want = (target: Wanted): Promise<boolean> => {
