@@ -224,6 +224,8 @@ export interface SliceReport {
   readonly wallMicros: Micros;
   /** Inside the engine's compute calls and sampling. */
   readonly computeMicros: Micros;
+  /** `computeMicros` by request, shared by tokens within a step; the sum may be some micros off. */
+  readonly requestMicros: Readonly<Record<RequestId, Micros>>;
   /** Requests that still have work. */
   readonly pending: number;
 }

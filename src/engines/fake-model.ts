@@ -38,6 +38,7 @@ interface Slice {
   computeMicros: Micros;
   prefillTokens: number;
   readonly decodeTokens: Record<RequestId, number>;
+  readonly requestMicros: Record<RequestId, Micros>;
 }
 
 /** A step that comes later than this is not caught up with: the machine was asleep or busy. */
@@ -95,7 +96,7 @@ export function createFakeModel(options: {
 
   const endSlice = (ended: SliceReport['ended']): void => {
     if (slice === null) return;
-    const { grant, steps, prefillTokens, decodeTokens, firstStepAt, lastStepAt, computeMicros } = slice;
+    const { grant, steps, prefillTokens, decodeTokens, requestMicros, firstStepAt, lastStepAt, computeMicros } = slice;
     slice = null;
     observer.sliceEnded({
       sliceId: grant.sliceId,
@@ -106,6 +107,7 @@ export function createFakeModel(options: {
       decodeTokens,
       wallMicros: firstStepAt === null ? 0 : lastStepAt - firstStepAt,
       computeMicros,
+      requestMicros,
       pending: sequences.size,
     });
     const next = queued.shift();
@@ -125,6 +127,7 @@ export function createFakeModel(options: {
       computeMicros: 0,
       prefillTokens: 0,
       decodeTokens: {},
+      requestMicros: {},
     };
     // Not at once: no observer is called from within a verb.
     timer.after(0, runStep);
@@ -192,6 +195,11 @@ export function createFakeModel(options: {
       own.decodeTokens[requestId] = (own.decodeTokens[requestId] ?? 0) + 1;
       sequence.decode();
     };
+    const share = ({ request: { requestId } }: FakeSequence, micros: Micros): void => {
+      own.requestMicros[requestId] = Math.round((own.requestMicros[requestId] ?? 0) + micros);
+    };
+    for (const sequence of decoding) share(sequence, perToken);
+    for (const [sequence, tokens] of prefills) share(sequence, perToken * tokens);
     for (const sequence of decoding.filter(present)) {
       sequence.charge(0, perToken);
       if (present(sequence)) decode(sequence);

@@ -69,7 +69,13 @@ export function createGate(options: GateOptions): Gate {
     // Each step adds at most one token to a request, and whoever had work computed at least in part of a step.
     const steps = busy ? Math.max(1, ...Object.values(decodeTokens)) : 0;
     const counts = { steps, prefillTokens, decodeTokens, wallMicros, computeMicros: wallMicros, pending: pending() };
-    tell({ sliceId: grant.sliceId, lanes: grant.lanes, ended, ...counts });
+    tell({
+      sliceId: grant.sliceId,
+      lanes: grant.lanes,
+      ended,
+      requestMicros: sharesOf(wallMicros, decodeTokens),
+      ...counts,
+    });
   };
 
   const end = async (slice: OpenSlice, why: SliceReport['ended']): Promise<void> => {
@@ -113,7 +119,14 @@ export function createGate(options: GateOptions): Gate {
     slice(grant) {
       const own = freezer;
       if (own === null) {
-        const nothing = { steps: 0, prefillTokens: 0, decodeTokens: {}, wallMicros: 0, computeMicros: 0 };
+        const nothing = {
+          steps: 0,
+          prefillTokens: 0,
+          decodeTokens: {},
+          wallMicros: 0,
+          computeMicros: 0,
+          requestMicros: {},
+        };
         const { sliceId, lanes } = grant;
         setImmediate(() => sliceEnded({ sliceId, lanes, ended: 'idle', ...nothing, pending: pending() }));
         return;
@@ -160,3 +173,10 @@ const nextTurn = (): Promise<void> =>
   new Promise((resolve) => {
     setImmediate(resolve);
   });
+
+/** Nobody outside of the server knows who computed how long: by tokens, then. */
+function sharesOf(micros: Micros, decodeTokens: SliceReport['decodeTokens']): SliceReport['requestMicros'] {
+  const all = Object.values(decodeTokens).reduce((sum, tokens) => sum + tokens, 0);
+  const shares = Object.entries(decodeTokens).map(([id, tokens]) => [id, Math.round((micros * tokens) / all)]);
+  return Object.fromEntries(shares) as Record<RequestId, Micros>;
+}

@@ -11,6 +11,8 @@ import type { KvEntryView, KvStats } from '../kv/cache.ts';
 export interface Submission {
   readonly model: string;
   readonly tenantId: TenantId;
+  /** Names the key in bills; null: none was needed. Never the key. */
+  readonly keyId: string | null;
   readonly request: Omit<GenerateRequest, 'resumeTokens' | 'kv'> | EmbedRequest;
   readonly priority: 'interactive' | 'batch';
   /** Goals from headers or the model's `slo`; null: the model's. They order work, and refuse nothing. */

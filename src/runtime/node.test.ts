@@ -93,6 +93,29 @@ describe('models that do not all fit', () => {
   });
 });
 
+describe('the books', () => {
+  test('balance through loads, switches and a death, and say who computed', async () => {
+    const { ask, timer, node, engine } = await fakeNode({ models: 4, fit: 2 });
+    node.takeDeviceTime();
+    const began = timer.now();
+    for (const model of [1, 2, 3, 4, 1, 2, 3, 4]) ask(`m${model}`, { maxTokens: 20 });
+    await timer.settle();
+    ask('m4', { maxTokens: 200 });
+    await timer.advance(100_000);
+    engine.faults.crash(modelId('m4'));
+    await timer.settle();
+    const rows = node.takeDeviceTime();
+    const of = (kind: string): number =>
+      rows.reduce((sum, row) => (row.kind === kind ? sum + row.laneMicros : sum), 0);
+    const all = ['compute', 'switch', 'idle', 'overhead'].reduce((sum, kind) => sum + of(kind), 0);
+    expect(Math.abs(all / (2 * (timer.now() - began)) - 1)).toBeLessThan(0.001);
+    expect(of('compute')).toBeGreaterThan(0);
+    expect(of('switch')).toBeGreaterThan(0);
+    expect(of('overhead')).toBeGreaterThanOrEqual(0);
+    expect(rows.find(({ kind }) => kind === 'compute')?.payer).toEqual({ tenantId: DEFAULT_TENANT, keyId: null });
+  });
+});
+
 describe('when a process dies', () => {
   test('its streams end with a clear error, the others go on, and the model loads again', async () => {
     const { ask, timer, engine } = await fakeNode();

@@ -10,10 +10,12 @@ import type { ModelId, RequestId, TenantId } from '../core/ids.ts';
 import { DEFAULT_TENANT, requestId as asRequestId } from '../core/ids.ts';
 import { BerthError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
-import type { EngineEvent, EngineObserver } from '../engines/engine.ts';
+import type { EngineEvent } from '../engines/engine.ts';
 import type { KvView, ModelView, NodeApi, NodeStatus, StreamEvent, Submission, SubmissionHandle } from './api.ts';
 import type { Clock } from './clock.ts';
 import type { DecisionLog } from './decisions.ts';
+import type { DeviceTimeRow, Payer } from './device-time.ts';
+import { createDeviceTime } from './device-time.ts';
 import { createDecisionLog } from './decisions.ts';
 import type { Hosted, HostedSpec } from './hosted.ts';
 import { toModelSpec } from './hosted.ts';
@@ -24,6 +26,7 @@ import type { Log } from './log.ts';
 import { logDecision } from './log.ts';
 import type { Metrics } from './metrics.ts';
 import { createMetrics } from './metrics.ts';
+import { observe } from './observe.ts';
 import type { Stage } from './perform.ts';
 import { perform } from './perform.ts';
 import { createRegistry } from './registry.ts';
@@ -53,6 +56,9 @@ export interface NodeOptions {
   readonly operatorDeadlineMicros: number;
 }
 
+/** Far more than can be in flight. */
+const PAYERS_LIMIT = 50_000;
+
 /** What lies in host memory is moved to disk for so long, when the node ends; the rest is gone. */
 const KV_CLOSE_MICROS = 10_000_000;
 
@@ -64,10 +70,13 @@ export class BerthNode implements NodeApi {
   readonly #arbiter = createArbiter();
   readonly #metrics: Metrics = createMetrics();
   readonly #decisions: DecisionLog = createDecisionLog();
-  readonly #registry = createRegistry((id) => this.#observer(id));
+  readonly #registry = createRegistry((id) => observe(this.#stage, id));
   readonly #requests = new Map<RequestId, LiveRequest>();
   readonly #waiters: Waiters;
   readonly #kv: KvDesk;
+  readonly #deviceTime = createDeviceTime();
+  /** Of requests, those just ended too: their last slice is reported after them. */
+  readonly #payers = new Map<RequestId, Payer>();
   readonly #inbox: CoreEvent[] = [];
   readonly #stage: Stage;
   #pumping = false;
@@ -90,6 +99,8 @@ export class BerthNode implements NodeApi {
     this.#stage = {
       clock: options.clock,
       kv: this.#kv,
+      deviceTime: this.#deviceTime,
+      payerOf: (id) => this.#payers.get(id) ?? null,
       metrics: this.#metrics,
       log: options.log,
       hosted: (id) => this.#registry.get(id),
@@ -110,6 +121,7 @@ export class BerthNode implements NodeApi {
     this.#configuration = configuration;
     this.#configError = null;
     const { device, limits, residency, tenants } = configuration;
+    this.#deviceTime.configured(this.#options.clock.now(), device.lanes);
     const models = this.#registry.listed().map((hosted) => toModelSpec(hosted, this.#options.kv !== null));
     this.#tell({ type: 'configured', device, limits, residency, tenants, models });
   }
@@ -117,37 +129,6 @@ export class BerthNode implements NodeApi {
   /** The last save of the configuration was refused: said in the status until a good one comes. */
   configRefused(message: string): void {
     this.#configError = message;
-  }
-
-  #observer(id: ModelId): EngineObserver {
-    return {
-      sliceEnded: ({ sliceId, steps, prefillTokens, decodeTokens, wallMicros, computeMicros, lanes }) => {
-        this.#metrics.slice(id, lanes, computeMicros);
-        this.#tell({
-          type: 'sliceEnded',
-          modelId: id,
-          sliceId,
-          lanes,
-          steps,
-          prefillTokens,
-          decodeTokens,
-          wallMicros,
-          computeMicros,
-        });
-      },
-      died: (reason) => {
-        this.#options.log.error({ model: id, reason }, 'the process of a model ended');
-        this.#kv.died(id);
-        this.#tell({ type: 'engineDied', modelId: id });
-      },
-      kv: (event) => this.#kv.heard(id, event),
-      memory: ({ chargedBytes }) => {
-        const hosted = this.#registry.get(id);
-        if (hosted === undefined || Math.abs(chargedBytes - hosted.chargedBytes) < hosted.chargedBytes / 100) return;
-        hosted.chargedBytes = chargedBytes;
-        this.#tell({ type: 'memoryMeasured', modelId: id, bytes: chargedBytes });
-      },
-    };
   }
 
   // -------------------------------------------------------------- the cycle
@@ -207,6 +188,7 @@ export class BerthNode implements NodeApi {
       this.#options.clock.now(),
     );
     this.#requests.set(id, live);
+    this.#remember(id, submission);
     this.#kv.arrived(live, hosted);
     this.#tell({
       type: 'requestArrived',
@@ -286,6 +268,12 @@ export class BerthNode implements NodeApi {
     if (this.#forget(id)) this.#tell({ type: 'requestCancelled', requestId: id });
   }
 
+  #remember(id: RequestId, { tenantId, keyId }: Submission): void {
+    this.#payers.set(id, { tenantId, keyId });
+    const [oldest] = this.#payers.keys();
+    if (this.#payers.size > PAYERS_LIMIT && oldest !== undefined) this.#payers.delete(oldest);
+  }
+
   #forget(id: RequestId): boolean {
     const live = this.#requests.get(id);
     if (live !== undefined) this.#kv.ended(live);
@@ -339,6 +327,11 @@ export class BerthNode implements NodeApi {
     if (found.length > 0) return found;
     if (this.#registry.idOf(name) !== null) return [];
     throw new BerthError('not_found', `nothing was decided about ${JSON.stringify(name.slice(0, 100))}`);
+  }
+
+  /** Where the lanes' time went since this was last asked. */
+  takeDeviceTime(): DeviceTimeRow[] {
+    return this.#deviceTime.take(this.#options.clock.now());
   }
 
   kv(): KvView | null {

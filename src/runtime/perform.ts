@@ -7,6 +7,7 @@ import type { BerthError, ErrorCode } from '../errors.ts';
 import type { EngineEvent } from '../engines/engine.ts';
 import type { Hosted } from './hosted.ts';
 import { revisionOf } from './hosted.ts';
+import type { DeviceTime, Payer } from './device-time.ts';
 import type { KvDesk } from './kv-desk.ts';
 import type { Log } from './log.ts';
 import type { Metrics } from './metrics.ts';
@@ -19,6 +20,9 @@ export interface Stage {
   readonly metrics: Metrics;
   readonly log: Log;
   readonly kv: KvDesk;
+  readonly deviceTime: DeviceTime;
+  /** null: nothing is known of it any more. */
+  readonly payerOf: (id: RequestId) => Payer | null;
   hosted(modelId: ModelId): Hosted | undefined;
   request(id: RequestId): LiveRequest | undefined;
   /** The requests that wait for this model or run on it. */
@@ -55,6 +59,7 @@ export function perform(stage: Stage, action: Action): void {
       return;
     }
     case 'grantSlice':
+      stage.deviceTime.granted(stage.clock.now(), action.id, action.modelId, action.lanes);
       return stage.hosted(action.modelId)?.model.slice({
         sliceId: action.id,
         lanes: action.lanes,
@@ -86,6 +91,7 @@ function load(stage: Stage, modelId: ModelId, actionId: number): void {
   if (hosted === undefined) return;
   if (hosted.revision !== revisionOf(hosted.spec)) stage.reopen(hosted);
   const now = stage.clock.now();
+  stage.deviceTime.loading(now, modelId);
   for (const live of stage.requestsOf(modelId)) {
     live.loadingSince ??= now;
     live.sink({ type: 'loading', model: modelId });
@@ -106,7 +112,13 @@ function load(stage: Stage, modelId: ModelId, actionId: number): void {
 
 function endLoading(stage: Stage, modelId: ModelId): void {
   const now = stage.clock.now();
-  for (const live of stage.requestsOf(modelId)) {
+  const waiting = [...stage.requestsOf(modelId)];
+  stage.deviceTime.loaded(
+    now,
+    modelId,
+    waiting.map(({ submission }) => submission),
+  );
+  for (const live of waiting) {
     if (live.loadingSince !== null) live.loadMicros += now - live.loadingSince;
     live.loadingSince = null;
   }

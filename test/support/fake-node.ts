@@ -84,6 +84,7 @@ export function submission(model: string, options: Asked = {}): Submission {
   return {
     model,
     tenantId: DEFAULT_TENANT,
+    keyId: null,
     request: generate(options.id ?? `r${++asked}`, options),
     priority: 'interactive',
     ttftGoalMicros: null,

@@ -116,8 +116,8 @@ export class Embedder {
     if (first === undefined) return null;
     const started = nowMicros();
     try {
-      const tokens = this.#run(first, lanes, started);
-      return { micros: nowMicros() - started, prefillTokens: tokens, decoded: [] };
+      const { tokens, shares } = this.#run(first, lanes, started);
+      return { micros: nowMicros() - started, prefillTokens: tokens, decoded: [], shares };
     } catch (thrown) {
       const taken = this.#queue.filter(
         (embedding) => embedding.taken > embedding.vectors.length || embedding === first,
@@ -127,7 +127,7 @@ export class Embedder {
     }
   }
 
-  #run(first: Embedding, lanes: number, started: number): number {
+  #run(first: Embedding, lanes: number, started: number): Pick<StepOutcome, 'shares'> & { tokens: number } {
     const { llama } = this.#model;
     this.#ensureContext((first.texts[first.taken] as Int32Array).length);
     const context = this.#context as Pointer;
@@ -147,12 +147,14 @@ export class Embedder {
 
     const tokens = batch.batch.n_tokens;
     const micros = nowMicros() - started;
-    for (const owner of new Set(owners)) {
+    const shares = [...new Set(owners)].map((owner): readonly [RequestId, number] => {
       const own = owners.reduce((sum, other, seat) => sum + (other === owner ? (this.#lengths[seat] as number) : 0), 0);
-      owner.micros += Math.round((micros * own) / tokens);
+      const share = Math.round((micros * own) / tokens);
+      owner.micros += share;
       if (owner.vectors.length === owner.texts.length) this.#finish(owner);
-    }
-    return tokens;
+      return [owner.requestId, share];
+    });
+    return { tokens, shares };
   }
 
   /** Tokens of each text in the present decode. */

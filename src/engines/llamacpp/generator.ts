@@ -28,6 +28,8 @@ export interface StepOutcome {
   readonly prefillTokens: number;
   /** Requests that a token was sampled for. */
   readonly decoded: readonly RequestId[];
+  /** Who caused how much of `micros`. */
+  readonly shares: readonly (readonly [RequestId, number])[];
 }
 
 export class Generator {
@@ -240,16 +242,16 @@ export class Generator {
     const micros = nowMicros() - started;
     const total = planned.items.reduce((sum, item) => sum + item.count, 0);
     let prefill = 0;
-    for (const item of planned.items) {
+    const shares = planned.items.map((item): readonly [RequestId, number] => {
       const generation = item.sequence as Generation;
       const share = Math.round((micros * item.count) / total);
-      if (item.decoding) generation.decodeMicros += share;
-      else generation.prefillMicros += share;
+      generation[item.decoding ? 'decodeMicros' : 'prefillMicros'] += share;
       if (!item.decoding) prefill += item.count;
-    }
+      return [generation.requestId, share];
+    });
     for (const finish of this.#finishing.splice(0)) finish();
     this.#admit();
-    return { micros, prefillTokens: prefill, decoded };
+    return { micros, prefillTokens: prefill, decoded, shares };
   }
 
   /** Ends are told after the step's time was shared out, so that usage holds it. */

@@ -115,7 +115,7 @@ export function createHostedModel(options: HostedOptions): HostedModel {
     const wallMicros = ended === 'idle' ? 0 : timer.now() - grantedAt;
     const { sliceId, lanes } = grant;
     const counts = { steps: 0, prefillTokens: 0, wallMicros, computeMicros: wallMicros, pending: sinks.size };
-    observer.sliceEnded({ sliceId, lanes, ended, decodeTokens, ...counts });
+    observer.sliceEnded({ sliceId, lanes, ended, decodeTokens, requestMicros: {}, ...counts });
   };
 
   const countTokens = (requestId: RequestId, tokens: number): void => {

@@ -27,6 +27,7 @@ interface OpenSlice {
   prefillTokens: number;
   computeMicros: number;
   readonly decodeTokens: Map<RequestId, number>;
+  readonly requestMicros: Map<RequestId, number>;
 }
 
 export interface LoopOptions {
@@ -118,6 +119,7 @@ export class Loop {
       prefillTokens: 0,
       computeMicros: 0,
       decodeTokens: new Map(),
+      requestMicros: new Map(),
     };
   }
 
@@ -144,6 +146,8 @@ export class Loop {
       slice.prefillTokens += outcome.prefillTokens;
       slice.computeMicros += outcome.micros;
       for (const id of outcome.decoded) slice.decodeTokens.set(id, (slice.decodeTokens.get(id) ?? 0) + 1);
+      for (const [id, micros] of outcome.shares)
+        slice.requestMicros.set(id, (slice.requestMicros.get(id) ?? 0) + micros);
     }
     this.#flush();
     if (this.pending === 0) this.#end('idle');
@@ -186,6 +190,7 @@ export class Loop {
       decodeTokens: Object.fromEntries(slice.decodeTokens) as Record<RequestId, number>,
       wallMicros: slice.startMicros === null ? 0 : slice.endMicros - slice.startMicros,
       computeMicros: slice.computeMicros,
+      requestMicros: Object.fromEntries(slice.requestMicros) as Record<RequestId, number>,
       pending: this.pending,
     });
   }

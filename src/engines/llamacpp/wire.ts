@@ -50,7 +50,9 @@ const MESSAGES: Readonly<Record<FromRunner['type'], Check>> = {
       isCount(report[key]),
     ) &&
     ['time', 'idle', 'told'].some((ended) => ended === report['ended']) &&
-    isFields(report['decodeTokens']),
+    isFields(report['decodeTokens']) &&
+    isFields(report['requestMicros']) &&
+    Object.values(report['requestMicros']).every(isCount),
   events: (message) => isListOf(message['items'], isItem),
   kv: ({ event }) => isFields(event) && passes(KV_EVENTS, event),
   fatal: isCoded,

@@ -161,6 +161,7 @@ class Host {
         decodeTokens: {},
         wallMicros: 0,
         computeMicros: 0,
+        requestMicros: {},
         pending: 0,
       },
     });

@@ -5,7 +5,12 @@ import { chatSubmissions, completionSubmissions, embeddingSubmission } from './p
 import { chatSchema, completionSchema, embeddingSchema } from './schema.ts';
 import type { GenerateRequest } from './types.ts';
 
-const caller = (headers: Record<string, string> = {}) => ({ tenantId: DEFAULT_TENANT, id: 'req-1', headers });
+const caller = (headers: Record<string, string> = {}) => ({
+  tenantId: DEFAULT_TENANT,
+  keyId: null,
+  id: 'req-1',
+  headers,
+});
 const hello = [{ role: 'user', content: 'hello' }];
 const chat = (extra: object = {}, headers = {}) =>
   chatSubmissions(parse(chatSchema, { model: 'm', messages: hello, ...extra }), caller(headers));

@@ -19,6 +19,7 @@ import type {
 /** Who asks, and under which id the node will know it. */
 export interface Caller {
   readonly tenantId: TenantId;
+  readonly keyId: string | null;
   /** `req-…`; further choices of the same request append `-1`, `-2`, … */
   readonly id: string;
   readonly headers: Headers;
@@ -59,6 +60,7 @@ function service(body: AnyBody, caller: Caller): Omit<Submission, 'request'> {
   return {
     model: body.model,
     tenantId: caller.tenantId,
+    keyId: caller.keyId,
     priority: priorityOf(body),
     ttftGoalMicros: goalMicros(caller.headers, 'x-slo-ttft-ms'),
     interTokenGoalMicros: goalMicros(caller.headers, 'x-slo-tpot-ms'),

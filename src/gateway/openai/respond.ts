@@ -13,7 +13,8 @@ import type { FinishedEvent, TokensEvent, ToolCallEvent } from './types.ts';
 
 export function callerOf(request: FastifyRequest): Caller {
   if (request.principal === null) throw new BerthError('invalid_api_key', 'No API key was sent.');
-  return { tenantId: request.principal.tenantId, id: nodeRequestId(request), headers: request.headers };
+  const { tenantId, keyId } = request.principal;
+  return { tenantId, keyId, id: nodeRequestId(request), headers: request.headers };
 }
 
 /** Submits; from here on a client that leaves cancels, streaming or not, queued, loading or computing. */
