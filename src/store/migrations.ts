@@ -51,7 +51,8 @@ export const MIGRATIONS: readonly string[] = [
     restore_micros INTEGER NOT NULL,
     prefill_micros INTEGER NOT NULL,
     decode_micros INTEGER NOT NULL,
-    lane_micros INTEGER NOT NULL
+    lane_micros INTEGER NOT NULL,
+    cost_nanos INTEGER NOT NULL    -- by the price of that day; of what currency is berth.yaml's matter
   ) STRICT;
   CREATE INDEX usage_by_time ON usage (at);
 
@@ -72,6 +73,7 @@ export const MIGRATIONS: readonly string[] = [
     prefill_micros INTEGER NOT NULL,
     decode_micros INTEGER NOT NULL,
     lane_micros INTEGER NOT NULL,
+    cost_nanos INTEGER NOT NULL,
     PRIMARY KEY (tenant, day, key_id, model, kind)
   ) STRICT, WITHOUT ROWID;
   CREATE INDEX usage_days_by_day ON usage_days (day);

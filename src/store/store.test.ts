@@ -71,6 +71,7 @@ const usage = (rest: Partial<UsageRow> = {}): UsageRow => ({
   prefillMicros: 4,
   decodeMicros: 5,
   laneMicros: 9,
+  costNanos: 0,
   ...rest,
 });
 

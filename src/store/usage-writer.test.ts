@@ -20,6 +20,7 @@ const row = (at: number): UsageRow => ({
   prefillMicros: 0,
   decodeMicros: 0,
   laneMicros: 0,
+  costNanos: 0,
 });
 
 function writer(options: { fails?: () => boolean; rowsPerFlush?: number; mostRows?: number } = {}) {

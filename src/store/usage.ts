@@ -20,6 +20,8 @@ export interface UsageAmounts {
   readonly decodeMicros: Micros;
   /** Micros of one lane of the device. */
   readonly laneMicros: Micros;
+  /** Billionths of the currency that prices are in. */
+  readonly costNanos: number;
 }
 
 export interface UsageRow extends UsageAmounts {
@@ -82,6 +84,7 @@ const AMOUNTS = [
   ['prefillMicros', 'prefill_micros'],
   ['decodeMicros', 'decode_micros'],
   ['laneMicros', 'lane_micros'],
+  ['costNanos', 'cost_nanos'],
 ] as const satisfies readonly (readonly [keyof UsageAmounts, string])[];
 const AMOUNT_COLUMNS = AMOUNTS.map(([, column]) => column);
 const GROUP_COLUMNS: Readonly<Record<UsageGroup, string>> = {
