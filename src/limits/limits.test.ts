@@ -143,6 +143,21 @@ describe('budgets', () => {
   });
 });
 
+test('new limits hold at once, and what runs goes on counting', () => {
+  const limited = meter({ requestsPerMinute: 1, concurrency: 2 });
+  const request = admitted([limited], cost(5, 5));
+  request.start();
+  limited.reconfigure({ ...NO_LIMITS, concurrency: 1, budget: { tokens: 20, window: 'total' } }, NOW, () => 5);
+  expect(limited.view(NOW)).toMatchObject({
+    requests: null,
+    budget: { spent: 5, held: 10 },
+    concurrency: { running: 1 },
+  });
+  expect(admitted([limited], cost(1)).canStart()).toBe(false);
+  request.settle(8, NOW);
+  expect(limited.view(NOW).budget).toMatchObject({ spent: 13 });
+});
+
 test('answers are expected to be as long as the model’s usually are, and no longer than asked for', () => {
   const forecast = new OutputForecast();
   const model = modelId('m');

@@ -54,11 +54,13 @@ export interface MeterView {
 /** Tokens that were spent since the beginning of a Unix day, from the ledger. */
 export type SpentSince = (sinceDay: number) => number;
 
+const bucketOf = (limit: number | null, now: Micros): Bucket | null => (limit === null ? null : new Bucket(limit, now));
+
 export class Meter {
   readonly scope: string;
-  readonly spec: LimitSpec;
-  readonly #requests: Bucket | null;
-  readonly #tokens: Bucket | null;
+  #spec: LimitSpec;
+  #requests: Bucket | null;
+  #tokens: Bucket | null;
   #windowEndsAt: Micros | null = null;
   #spent = 0;
   /** Of requests that are not done: what they are expected to use, and what they have used. */
@@ -69,28 +71,44 @@ export class Meter {
 
   constructor(scope: string, spec: LimitSpec, now: Micros, spentSince: SpentSince) {
     this.scope = scope;
-    this.spec = spec;
-    this.#requests = spec.requestsPerMinute === null ? null : new Bucket(spec.requestsPerMinute, now);
-    this.#tokens = spec.tokensPerMinute === null ? null : new Bucket(spec.tokensPerMinute, now);
-    if (spec.budget !== null) {
-      const { sinceDay, endsAt } = windowAt(spec.budget.window, now);
-      this.#windowEndsAt = endsAt;
-      this.#spent = spentSince(sinceDay);
-    }
+    this.#spec = spec;
+    this.#requests = bucketOf(spec.requestsPerMinute, now);
+    this.#tokens = bucketOf(spec.tokensPerMinute, now);
+    this.#openWindow(now, spentSince);
+  }
+
+  get spec(): LimitSpec {
+    return this.#spec;
+  }
+
+  /** Other limits from now on. What runs goes on counting; rates begin with a full minute. */
+  reconfigure(spec: LimitSpec, now: Micros, spentSince: SpentSince): void {
+    const { requestsPerMinute, tokensPerMinute } = this.#spec;
+    this.#spec = spec;
+    if (spec.requestsPerMinute !== requestsPerMinute) this.#requests = bucketOf(spec.requestsPerMinute, now);
+    if (spec.tokensPerMinute !== tokensPerMinute) this.#tokens = bucketOf(spec.tokensPerMinute, now);
+    this.#openWindow(now, spentSince);
+  }
+
+  #openWindow(now: Micros, spentSince: SpentSince): void {
+    if (this.#spec.budget === null) return;
+    const { sinceDay, endsAt } = windowAt(this.#spec.budget.window, now);
+    this.#windowEndsAt = endsAt;
+    this.#spent = spentSince(sinceDay);
   }
 
   // ------------------------------------------------------------ may it come in?
 
   /** null: it may. Nothing is changed. */
   refuses({ promptTokens, outputTokens }: Cost, now: Micros): LimitRefusal | null {
-    const { budget } = this.spec;
+    const { budget } = this.#spec;
     const left = this.budgetLeft(now);
     // The last tokens of a budget are worth an answer that is cut off; a prompt that alone goes beyond them is not.
     if (budget !== null && left !== null && left < promptTokens + 1) {
       return this.#refusal('budget', budget.tokens, this.#windowEndsAt === null ? null : this.#windowEndsAt - now);
     }
-    if (this.mustWait() && this.#waiting >= (this.spec.queue ?? USUAL_QUEUE)) {
-      return this.#refusal('queue', this.spec.queue ?? USUAL_QUEUE, null);
+    if (this.mustWait() && this.#waiting >= (this.#spec.queue ?? USUAL_QUEUE)) {
+      return this.#refusal('queue', this.#spec.queue ?? USUAL_QUEUE, null);
     }
     const requests = this.#requests?.wait(1, now) ?? 0;
     const tokens = this.#tokens?.wait(promptTokens + outputTokens, now) ?? 0;
@@ -101,21 +119,21 @@ export class Meter {
   }
 
   mustWait(): boolean {
-    return this.spec.concurrency !== null && this.#running >= this.spec.concurrency;
+    return this.#spec.concurrency !== null && this.#running >= this.#spec.concurrency;
   }
 
   /** Tokens that are neither spent nor promised; null: no budget. */
   budgetLeft(now: Micros): number | null {
-    if (this.spec.budget === null) return null;
+    if (this.#spec.budget === null) return null;
     this.#turnWindow(now);
-    return Math.max(0, this.spec.budget.tokens - this.#spent - this.#held);
+    return Math.max(0, this.#spec.budget.tokens - this.#spent - this.#held);
   }
 
   /** What requests that are not done have used counts too. */
   isSpent(now: Micros): boolean {
-    if (this.spec.budget === null) return false;
+    if (this.#spec.budget === null) return false;
     this.#turnWindow(now);
-    return this.#spent + this.#live >= this.spec.budget.tokens;
+    return this.#spent + this.#live >= this.#spec.budget.tokens;
   }
 
   // ------------------------------------------------------------ the life of a reservation
@@ -169,7 +187,7 @@ export class Meter {
       bucket === null
         ? null
         : { limit: bucket.limit, remaining: bucket.remaining(now), resetMicros: bucket.reset(now) };
-    const { budget, concurrency } = this.spec;
+    const { budget, concurrency } = this.#spec;
     return {
       requests: rate(this.#requests),
       tokens: rate(this.#tokens),
@@ -189,8 +207,8 @@ export class Meter {
 
   /** What is spent is the window's; what is promised goes over into the next one. */
   #turnWindow(now: Micros): void {
-    if (this.spec.budget === null || this.#windowEndsAt === null || now < this.#windowEndsAt) return;
-    this.#windowEndsAt = windowAt(this.spec.budget.window, now).endsAt;
+    if (this.#spec.budget === null || this.#windowEndsAt === null || now < this.#windowEndsAt) return;
+    this.#windowEndsAt = windowAt(this.#spec.budget.window, now).endsAt;
     this.#spent = 0;
   }
 
