@@ -8,7 +8,9 @@ import { chatHandler } from './openai/chat.ts';
 import { completionHandler } from './openai/completions.ts';
 import { embeddingHandler } from './openai/embeddings.ts';
 import { getModel, listModels } from './openai/models.ts';
+import type { Desk } from './openai/respond.ts';
 import type { GatewayOptions } from './options.ts';
+import { Gate } from './tenants/gate.ts';
 
 /**
  * @throws BerthError config_invalid for an empty key.
@@ -16,12 +18,12 @@ import type { GatewayOptions } from './options.ts';
 export function createGateway(node: NodeApi, options: GatewayOptions = {}): FastifyInstance {
   const keys = options.apiKeys ?? [];
   const app = createHttpApp(options, options.auth ?? (keys.length > 0 ? staticKeys(keys) : openDoor));
-  const limits = limitsOf(options);
+  const desk: Desk = { node, gate: options.gate ?? new Gate(node), limits: limitsOf(options) };
   addHealth(app, node);
-  route(app, '/v1/chat/completions', { POST: chatHandler(node, limits) });
-  route(app, '/v1/completions', { POST: completionHandler(node, limits) });
-  route(app, '/v1/embeddings', { POST: embeddingHandler(node, limits) });
-  route(app, '/v1/models', { GET: listModels(node) });
-  route(app, '/v1/models/*', { GET: getModel(node) });
+  route(app, '/v1/chat/completions', { POST: chatHandler(desk) });
+  route(app, '/v1/completions', { POST: completionHandler(desk) });
+  route(app, '/v1/embeddings', { POST: embeddingHandler(desk) });
+  route(app, '/v1/models', { GET: listModels(desk) });
+  route(app, '/v1/models/*', { GET: getModel(desk) });
   return app;
 }

@@ -85,6 +85,12 @@ function onClientError(error: Error & { code?: string }, socket: Socket): void {
   socket.end(`${head}content-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`, () => socket.destroy());
 }
 
+/** What a web page may read of an answer. */
+const EXPOSED = [
+  'x-request-id, retry-after, retry-after-ms, x-should-retry',
+  ...['limit', 'remaining', 'reset'].flatMap((what) => [`x-ratelimit-${what}-requests`, `x-ratelimit-${what}-tokens`]),
+].join(', ');
+
 /** Registers a path, and 405 with `allow` for the methods that it doesn't have. */
 export function route(
   app: FastifyInstance,
@@ -151,7 +157,7 @@ export function createHttpApp(options: HttpOptions, auth: Authenticator): Fastif
     if (corsOrigin !== null) {
       reply.headers({
         'access-control-allow-origin': corsOrigin,
-        'access-control-expose-headers': 'x-request-id, retry-after',
+        'access-control-expose-headers': EXPOSED,
         vary: 'Origin',
       });
       if (request.method === 'OPTIONS') {

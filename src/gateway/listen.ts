@@ -100,7 +100,8 @@ export async function listenGateway(options: ListenOptions): Promise<Listening> 
   const gatewayOptions = options.gateway ?? {};
   const adminOptions = options.admin ?? {};
   const allowed = options.allowUnauthenticated ?? false;
-  const keyed = gatewayOptions.auth !== undefined || (gatewayOptions.apiKeys ?? []).length > 0;
+  const keyed =
+    gatewayOptions.auth === undefined ? (gatewayOptions.apiKeys ?? []).length > 0 : (gatewayOptions.keyed ?? true);
   checkReach(host, keyed, allowed, 'The API');
   checkReach(adminHost, adminOptions.adminKey !== undefined, allowed, 'The admin API');
   const gateway = createGateway(node, { ...gatewayOptions, allowedHosts: hostsFor(host, gatewayOptions.allowedHosts) });

@@ -1,6 +1,8 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import type { TenantId } from '../core/ids.ts';
 import type { StaticKey, Authenticator } from './auth.ts';
+import type { Gate } from './tenants/gate.ts';
+import type { Access } from './tenants/types.ts';
 
 /** Where log lines go; pino's shape. Lines hold ids, routes, codes and times, never a body or a query. */
 export interface GatewayLog {
@@ -70,6 +72,10 @@ export interface GatewayOptions extends HttpOptions {
   readonly apiKeys?: readonly (string | StaticKey)[];
   /** A key store; wins over `apiKeys`. */
   readonly auth?: Authenticator;
+  /** Does `auth` refuse callers without a key? Else the API stays on loopback. Default: yes. */
+  readonly keyed?: boolean;
+  /** Limits, private models and the ledger; absent: none. */
+  readonly gate?: Gate;
 }
 
 /** Who a request is: set on each request that passed `auth`. */
@@ -77,6 +83,8 @@ export interface Principal {
   readonly tenantId: TenantId;
   /** Names the key in logs and bills; null without keys. Never the key. */
   readonly keyId: string | null;
+  /** What it may use and spend; absent where there are neither tenants nor limits. */
+  readonly access?: Access;
 }
 
 export type Headers = IncomingHttpHeaders;

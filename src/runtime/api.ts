@@ -45,7 +45,11 @@ export type StreamEvent =
   | { readonly type: 'preempted' }
   | { readonly type: 'resumed' }
   | Extract<EngineEvent, { type: 'accepted' | 'tokens' | 'toolCall' }>
-  | (Extract<EngineEvent, { type: 'finished' | 'embedded' }> & { readonly timings: RequestTimings })
+  | (Extract<EngineEvent, { type: 'finished' | 'embedded' }> & {
+      readonly timings: RequestTimings;
+      /** It was ended in mid-answer, with the reason `length`, because a token budget was spent. */
+      readonly cutOff?: 'budget';
+    })
   | (Extract<EngineEvent, { type: 'failed' }> & { readonly retryAfterMicros?: Micros });
 
 export interface SubmissionHandle {

@@ -1,11 +1,9 @@
 /** POST /v1/chat/completions. */
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import type { NodeApi } from '../../runtime/api.ts';
-import type { HttpLimits } from '../options.ts';
 import { parse } from './errors.ts';
 import { chatLogprobs } from './logprobs.ts';
 import { chatSubmissions } from './params.ts';
-import type { ChunkWriter } from './respond.ts';
+import type { ChunkWriter, Desk } from './respond.ts';
 import { callerOf, collect, startRun, stream, timeHeaders } from './respond.ts';
 import type { Head, StreamOptions } from './chunks.ts';
 import { checkStreamOptions, chunkFrame, fingerprintOf, headOf } from './chunks.ts';
@@ -76,14 +74,15 @@ class ChatChoice {
   }
 }
 
-export function chatHandler(node: NodeApi, limits: HttpLimits) {
-  const fingerprint = fingerprintOf(node);
+export function chatHandler(desk: Desk) {
+  const { limits } = desk;
+  const fingerprint = fingerprintOf(desk.node);
   return async (request: FastifyRequest, reply: FastifyReply): Promise<unknown> => {
     const body = parse(chatSchema, request.body);
     checkStreamOptions(body);
     const caller = callerOf(request);
     const count = body.n ?? 1;
-    const run = startRun(node, reply, chatSubmissions(body, caller), count, limits);
+    const run = startRun(desk, request, reply, chatSubmissions(body, caller), count);
     const head = headOf('chatcmpl', caller, run, fingerprint);
     const oneCall = body.parallel_tool_calls === false;
     if (body.stream === true) {

@@ -1,13 +1,11 @@
 /** POST /v1/completions: text in, text out, without a chat template. */
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import type { NodeApi } from '../../runtime/api.ts';
-import type { HttpLimits } from '../options.ts';
 import type { Head, StreamOptions } from './chunks.ts';
 import { checkStreamOptions, chunkFrame, fingerprintOf, headOf } from './chunks.ts';
 import { parse } from './errors.ts';
 import { textLogprobs } from './logprobs.ts';
 import { completionSubmissions } from './params.ts';
-import type { ChunkWriter } from './respond.ts';
+import type { ChunkWriter, Desk } from './respond.ts';
 import { callerOf, collect, startRun, stream, timeHeaders } from './respond.ts';
 import { berthField, usageField } from './run.ts';
 import { completionSchema } from './schema.ts';
@@ -41,15 +39,16 @@ class TextChoice {
   readonly logprobs: TokenLogprob[] = [];
 }
 
-export function completionHandler(node: NodeApi, limits: HttpLimits) {
-  const fingerprint = fingerprintOf(node);
+export function completionHandler(desk: Desk) {
+  const { limits } = desk;
+  const fingerprint = fingerprintOf(desk.node);
   return async (request: FastifyRequest, reply: FastifyReply): Promise<unknown> => {
     const body = parse(completionSchema, request.body);
     checkStreamOptions(body);
     const caller = callerOf(request);
     const submissions = completionSubmissions(body, caller);
     const count = submissions.length;
-    const run = startRun(node, reply, submissions, body.n ?? 1, limits);
+    const run = startRun(desk, request, reply, submissions, body.n ?? 1);
     const head = headOf('cmpl', caller, run, fingerprint);
     if (body.stream === true) {
       await stream(

@@ -1,10 +1,9 @@
 /** POST /v1/embeddings. */
 import { endianness } from 'node:os';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import type { NodeApi } from '../../runtime/api.ts';
-import type { HttpLimits } from '../options.ts';
 import { parse } from './errors.ts';
 import { embeddingSubmission } from './params.ts';
+import type { Desk } from './respond.ts';
 import { callerOf, collect, startRun, timeHeaders } from './respond.ts';
 import { berthField } from './run.ts';
 import { embeddingSchema } from './schema.ts';
@@ -16,10 +15,10 @@ function base64(vector: Float32Array): string {
   return (endianness() === 'LE' ? bytes : Buffer.from(bytes).swap32()).toString('base64');
 }
 
-export function embeddingHandler(node: NodeApi, limits: HttpLimits) {
+export function embeddingHandler(desk: Desk) {
   return async (request: FastifyRequest, reply: FastifyReply): Promise<unknown> => {
     const body = parse(embeddingSchema, request.body);
-    const run = startRun(node, reply, [embeddingSubmission(body, callerOf(request))], 1, limits);
+    const run = startRun(desk, request, reply, [embeddingSubmission(body, callerOf(request))], 1);
     let vectors: EmbeddedEvent['vectors'] = [];
     const totals = await collect(run, (_, event) => {
       if (event.type === 'embedded') vectors = event.vectors;

@@ -30,7 +30,8 @@ export function errorBody(error: BerthError): ErrorBody {
 /** `retry-after` (whole seconds, RFC 9110), and what OpenAI's SDKs read: `retry-after-ms`, `x-should-retry`. */
 export function errorHeaders(error: BerthError): Record<string, string> {
   const headers: Record<string, string> = { 'x-should-retry': String(error.kind.retryable) };
-  if (error.retryAfterMicros !== null && error.kind.retryable) {
+  // A spent budget is not worth a retry, but a person may want to know when it is whole again.
+  if (error.retryAfterMicros !== null) {
     headers['retry-after'] = String(Math.ceil(error.retryAfterMicros / 1_000_000));
     headers['retry-after-ms'] = String(Math.ceil(error.retryAfterMicros / 1_000));
   }

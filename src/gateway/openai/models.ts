@@ -1,7 +1,8 @@
 /** GET /v1/models and /v1/models/{id}: OpenAI's fields, and the extras that llama-server and vLLM add. */
 import type { FastifyRequest } from 'fastify';
-import type { ModelView, NodeApi } from '../../runtime/api.ts';
-import { callerOf } from './respond.ts';
+import type { ModelView } from '../../runtime/api.ts';
+import type { Desk } from './respond.ts';
+import { principalOf } from './respond.ts';
 
 const modelObject = (view: ModelView) => ({
   id: view.id,
@@ -18,11 +19,15 @@ const modelObject = (view: ModelView) => ({
   status: { value: view.state, ...(view.state === 'failed' ? { failed: true } : {}) },
 });
 
-export const listModels = (node: NodeApi) => (request: FastifyRequest) => ({
-  object: 'list',
-  data: node.models(callerOf(request).tenantId).map(modelObject),
-});
+export const listModels =
+  ({ gate }: Desk) =>
+  (request: FastifyRequest) => ({
+    object: 'list',
+    data: gate.models(principalOf(request)).map(modelObject),
+  });
 
 /** The id may hold slashes and colons, percent-encoded or not. */
-export const getModel = (node: NodeApi) => (request: FastifyRequest) =>
-  modelObject(node.model((request.params as { '*': string })['*'], callerOf(request).tenantId));
+export const getModel =
+  ({ gate }: Desk) =>
+  (request: FastifyRequest) =>
+    modelObject(gate.model(principalOf(request), (request.params as { '*': string })['*']));

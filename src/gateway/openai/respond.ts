@@ -3,31 +3,45 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { BerthError } from '../../errors.ts';
 import type { NodeApi, StreamEvent, Submission } from '../../runtime/api.ts';
 import { headersOf, nodeRequestId } from '../http.ts';
-import type { HttpLimits } from '../options.ts';
+import type { HttpLimits, Principal } from '../options.ts';
 import { SseStream } from '../sse.ts';
+import type { Gate } from '../tenants/gate.ts';
 import { errorBody } from './errors.ts';
 import type { Caller } from './params.ts';
 import type { Totals } from './run.ts';
 import { Run } from './run.ts';
 import type { FinishedEvent, TokensEvent, ToolCallEvent } from './types.ts';
 
-export function callerOf(request: FastifyRequest): Caller {
+/** What every handler of the public API needs. */
+export interface Desk {
+  readonly node: NodeApi;
+  readonly gate: Gate;
+  readonly limits: HttpLimits;
+}
+
+export function principalOf(request: FastifyRequest): Principal {
   if (request.principal === null) throw new BerthError('invalid_api_key', 'No API key was sent.');
-  const { tenantId, keyId } = request.principal;
+  return request.principal;
+}
+
+export function callerOf(request: FastifyRequest): Caller {
+  const { tenantId, keyId } = principalOf(request);
   return { tenantId, keyId, id: nodeRequestId(request), headers: request.headers };
 }
 
-/** Submits; from here on a client that leaves cancels, streaming or not, queued, loading or computing. */
+/** Submits, through the gate; from here on a client that leaves cancels, streaming or not, queued, loading or computing. */
 export function startRun(
-  node: NodeApi,
+  { gate, limits }: Desk,
+  request: FastifyRequest,
   reply: FastifyReply,
   all: readonly Submission[],
   perPrompt: number,
-  limits: HttpLimits,
 ): Run {
   const [first, ...rest] = all;
   if (first === undefined) throw new BerthError('invalid_request', 'The request asks for nothing.');
-  const run = new Run(node, [first, ...rest], perPrompt, limits.responseMillis);
+  const submissions = [first, ...rest] as const;
+  const ticket = gate.admit(principalOf(request), submissions, perPrompt, (headers) => reply.headers(headers));
+  const run = new Run(ticket, submissions, perPrompt, limits.responseMillis);
   const { raw } = reply;
   raw.once('close', () => run.cancel());
   if (raw.destroyed) run.cancel();

@@ -24,11 +24,14 @@ export interface Totals {
   /** The device's time, prefill and decode. */
   readonly deviceMicros: number;
   readonly timings: RequestTimings;
+  /** Why some answer was ended before its end; null: none was. */
+  readonly cutOff: 'budget' | null;
 }
 
 interface Ended {
   readonly usage: RequestUsage;
   readonly timings: RequestTimings;
+  readonly cutOff?: 'budget';
 }
 
 const sum = (list: readonly Ended[], pick: (usage: RequestUsage) => number): number =>
@@ -53,7 +56,7 @@ export class Run {
    * @throws BerthError whatever the node throws; then nothing stays submitted.
    */
   constructor(
-    node: NodeApi,
+    node: Pick<NodeApi, 'submit'>,
     submissions: readonly [Submission, ...Submission[]],
     perPrompt: number,
     deadlineMillis: number,
@@ -151,6 +154,7 @@ export class Run {
         restoreMicros: longest((timings) => timings.restoreMicros),
         kvTier: ended[0]?.timings.kvTier ?? null,
       },
+      cutOff: ended.find((one) => one.cutOff !== undefined)?.cutOff ?? null,
     };
   }
 }
@@ -166,6 +170,7 @@ export const berthField = (totals: Totals) => ({
   total_ms: millis(totals.timings.totalMicros),
   restore_ms: millis(totals.timings.restoreMicros),
   kv_tier: totals.timings.kvTier,
+  ...(totals.cutOff === null ? {} : { cut_off: totals.cutOff }),
 });
 
 export const usageField = (totals: Totals) => ({
