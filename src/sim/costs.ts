@@ -1,0 +1,144 @@
+/**
+ * What a device takes for a model: bytes, loads, prompts, decode steps, KV moves. The step times are linear in what is computed, as
+ * fitted to profiles of vLLM on H100 for Aegaeon's simulator (SOSP'25 artifact); `cluster.json` and what `berth profile` writes
+ * have the same form.
+ */
+import { readFileSync } from 'node:fs';
+import { z } from 'zod';
+import type { Bytes, Micros } from '../core/ids.ts';
+import { BerthError } from '../errors.ts';
+
+/** Micros of a prefill of T prompt tokens (sum of squares S): `base + perToken × T + perSquaredToken × S`. */
+export interface PrefillCost {
+  readonly base: number;
+  readonly perToken: number;
+  readonly perSquaredToken: number;
+}
+
+/** Micros of a decode step over B sequences with C tokens of context in all: `base + perContextToken × C + perSequence × B`. */
+export interface DecodeCost {
+  readonly base: number;
+  readonly perContextToken: number;
+  readonly perSequence: number;
+}
+
+export interface ModelCosts {
+  readonly weightBytes: Bytes;
+  readonly kvBytesPerToken: Bytes;
+  readonly mostContextTokens: number;
+  readonly prefill: PrefillCost;
+  readonly decode: DecodeCost;
+}
+
+/** Micros, rounded down to the device's clock step; at least one step. */
+export const prefillMicros = (
+  { base, perToken, perSquaredToken }: PrefillCost,
+  tokens: number,
+  squares: number,
+  quantum: Micros,
+): Micros => quantized(base + perToken * tokens + perSquaredToken * squares, quantum);
+
+export const decodeMicros = (
+  { base, perContextToken, perSequence }: DecodeCost,
+  context: number,
+  sequences: number,
+  quantum: Micros,
+): Micros => quantized(base + perContextToken * context + perSequence * sequences, quantum);
+
+const quantized = (micros: number, quantum: Micros): Micros =>
+  Math.max(quantum, Math.floor(micros / quantum) * quantum);
+
+const prefillSchema = z.looseObject({ base_s: z.number(), per_token_s: z.number(), per_squared_token_s: z.number() });
+const decodeSchema = z.looseObject({ base_s: z.number(), per_context_token_s: z.number(), per_sequence_s: z.number() });
+const clusterSchema = z.looseObject({
+  cluster: z.looseObject({
+    gpus: z.int().positive(),
+    gpu_memory_gb: z.number().positive(),
+    kv_fraction_of_free_memory: z.number().positive().max(1),
+    weights_host_to_device_gb_per_s: z.number().positive(),
+    kv_host_to_device_gb_per_s: z.number().positive(),
+    kv_swap_mb_per_token: z.number().nonnegative(),
+    switch_minimum_ms: z.number().nonnegative(),
+    time_quantum_ms: z.number().positive(),
+    drop_if_no_first_token_after_s: z.number().positive(),
+  }),
+  slo: z.looseObject({ ttft_s: z.number().positive(), tpot_s: z.number().positive() }),
+  model_name_rule: z.looseObject({ modulo: z.int().positive(), profile_by_remainder: z.array(z.string()).min(1) }),
+  models: z.record(
+    z.string(),
+    z.looseObject({
+      weights_gb: z.number().positive(),
+      max_context_tokens: z.int().positive(),
+      kv_bytes_per_token_simulator: z.number().positive(),
+      kv_bytes_per_token_grouped_query: z.number().positive(),
+      prefill: prefillSchema,
+      decode_step: decodeSchema,
+      prefill_refit: prefillSchema.optional(),
+      decode_step_refit: decodeSchema.optional(),
+    }),
+  ),
+});
+
+export type Cluster = z.infer<typeof clusterSchema>;
+
+/** Reads and checks a `cluster.json`. */
+export function readCluster(path: string): Cluster {
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(readFileSync(path, 'utf8'));
+  } catch (error) {
+    throw new BerthError('invalid_request', `the cluster file ${path} can’t be read: ${(error as Error).message}`);
+  }
+  const checked = clusterSchema.safeParse(parsed);
+  if (!checked.success) throw new BerthError('invalid_request', `${path}: ${z.prettifyError(checked.error)}`);
+  for (const profile of checked.data.model_name_rule.profile_by_remainder) {
+    if (checked.data.models[profile] === undefined)
+      throw new BerthError('invalid_request', `${path}: model_name_rule names ${profile}, which is not in models`);
+  }
+  return checked.data;
+}
+
+/** Which constants: those of Aegaeon's simulator as they are, or refitted, with KV as the architectures have it. */
+export type Constants = 'simulator' | 'refit';
+
+const GB = 1e9;
+
+/** The model's costs by its name's number, as the file's rule says. */
+export function costsOf(cluster: Cluster, name: string, constants: Constants): ModelCosts {
+  const { modulo, profile_by_remainder: profiles } = cluster.model_name_rule;
+  const number = Number(/(\d+)\D*$/.exec(name)?.[1] ?? 0);
+  const profile = cluster.models[profiles[number % modulo] ?? profiles[0] ?? ''] as Cluster['models'][string];
+  const isRefit = constants === 'refit';
+  const prefill = isRefit ? (profile.prefill_refit ?? profile.prefill) : profile.prefill;
+  const decode = isRefit ? (profile.decode_step_refit ?? profile.decode_step) : profile.decode_step;
+  return {
+    weightBytes: profile.weights_gb * GB,
+    kvBytesPerToken: isRefit ? profile.kv_bytes_per_token_grouped_query : profile.kv_bytes_per_token_simulator,
+    mostContextTokens: profile.max_context_tokens,
+    prefill: {
+      base: prefill.base_s * 1e6,
+      perToken: prefill.per_token_s * 1e6,
+      perSquaredToken: prefill.per_squared_token_s * 1e6,
+    },
+    decode: {
+      base: decode.base_s * 1e6,
+      perContextToken: decode.per_context_token_s * 1e6,
+      perSequence: decode.per_sequence_s * 1e6,
+    },
+  };
+}
+
+/** Lengths that fit the model's context, shortened as Aegaeon's simulator does (`length_rule` of cluster.json). */
+export function fitLengths(
+  costs: ModelCosts,
+  promptTokens: number,
+  outputTokens: number,
+): { promptTokens: number; outputTokens: number } {
+  const both = promptTokens + outputTokens;
+  if (both <= costs.mostContextTokens) return { promptTokens, outputTokens };
+  const scale = costs.mostContextTokens / Math.max(both + 32, 16_384);
+  return {
+    promptTokens: Math.max(1, Math.floor(promptTokens * scale)),
+    outputTokens: Math.max(1, Math.floor(outputTokens * scale)),
+  };
+}

@@ -1,0 +1,308 @@
+/**
+ * A GPU that is a cost model: models with bytes and loads, one link, lanes that compute steps. It does what the arbiter's actions say,
+ * and tells what a node's engines would tell. Decode steps of an unchanged batch are planned as one run, and cut at the next step's end
+ * when somebody joins, leaves or wants the lane: so a second of decoding costs one event, and no token is moved by it.
+ */
+import type { CoreEvent } from '../core/events.ts';
+import type { ActionId, Micros, ModelId, RequestId } from '../core/ids.ts';
+import type { DeviceModel, DeviceSetting, Engine, Job, Run, Slice } from './engine.ts';
+import { createEngine, cutAt, planDecode, planPrefill } from './engine.ts';
+import { Link } from './link.ts';
+import type { Slo } from './recorder.ts';
+import { seeToken, seeTokens } from './recorder.ts';
+import type { Work } from './report.ts';
+import type { Timeline } from './timeline.ts';
+
+export interface DeviceWiring {
+  readonly timeline: Timeline;
+  readonly setting: DeviceSetting;
+  readonly slo: Slo;
+  readonly work: Work;
+  readonly modelOf: (id: ModelId) => DeviceModel;
+  readonly tell: (event: CoreEvent) => void;
+  /** It has its last token. */
+  readonly onFinished: (job: Job) => void;
+}
+
+export class SimDevice {
+  readonly #wiring: DeviceWiring;
+  readonly #engines = new Map<ModelId, Engine>();
+  readonly #link: Link;
+  /** Compute since the last load. */
+  #hidden: Micros = 0;
+
+  constructor(wiring: DeviceWiring) {
+    this.#wiring = wiring;
+    this.#link = new Link(wiring.timeline, wiring.setting.linkBytesPerSecond, wiring.setting.quantumMicros);
+  }
+
+  // -------------------------------------------------------------- models
+
+  load(id: ModelId, actionId: ActionId): void {
+    const { timeline, setting, work } = this.#wiring;
+    const engine = this.#engine(id);
+    const { weightBytes } = engine.costs;
+    const startedAt = timeline.now;
+    const onLoaded = (): void => {
+      const micros = timeline.now - startedAt;
+      work.switches++;
+      work.switchMicros += micros;
+      work.linkBytes += weightBytes;
+      engine.isLoaded = true;
+      this.#hidden = 0;
+      this.#wiring.tell({
+        type: 'modelLoaded',
+        actionId,
+        modelId: id,
+        from: 'cold',
+        micros,
+        bytes: engine.loadedBytes,
+      });
+    };
+    const least = setting.freePrefetchLeastMicros;
+    if (least === null) this.#link.bring(weightBytes, onLoaded);
+    else timeline.after(Math.max(least, this.#link.microsOf(weightBytes) - this.#hidden), onLoaded);
+  }
+
+  unload(id: ModelId, actionId: ActionId): void {
+    const { timeline } = this.#wiring;
+    const engine = this.#engine(id);
+    const startedAt = timeline.now;
+    if (engine.jobs.size > 0) throw new Error(`device: ${id} is unloaded with ${engine.jobs.size} requests`);
+    this.#closeSlices(engine);
+    engine.isLoaded = false;
+    engine.version++;
+    // Its bytes are free when the KV that leaves with it has left.
+    timeline.at(this.#link.kvFreeAt, () =>
+      this.#wiring.tell({ type: 'modelUnloaded', actionId, modelId: id, micros: timeline.now - startedAt }),
+    );
+  }
+
+  // -------------------------------------------------------------- requests
+
+  submit(id: ModelId, job: Job): void {
+    const engine = this.#engine(id);
+    if (!engine.isLoaded) throw new Error(`device: a request for ${id}, which is not there`);
+    job.isGone = false;
+    engine.jobs.set(job.id, job);
+    if (engine.run === null) this.#go(engine);
+    else this.#cut(engine);
+  }
+
+  preempt(id: ModelId, requestId: RequestId, actionId: ActionId): void {
+    const engine = this.#engine(id);
+    const job = engine.jobs.get(requestId);
+    if (job === undefined) return;
+    engine.leaving.push({ job, actionId });
+    if (engine.run === null) this.#letLeave(engine);
+    else this.#cut(engine);
+  }
+
+  cancel(id: ModelId, requestId: RequestId): void {
+    const engine = this.#engine(id);
+    const job = engine.jobs.get(requestId);
+    if (job === undefined) return;
+    job.isGone = true;
+    engine.jobs.delete(requestId);
+    if (engine.run !== null) this.#cut(engine);
+    else if (engine.jobs.size === 0) this.#go(engine);
+  }
+
+  #letLeave(engine: Engine): void {
+    const { setting, tell, work } = this.#wiring;
+    for (const { job, actionId } of engine.leaving.splice(0)) {
+      if (job.isGone || !engine.jobs.delete(job.id)) continue;
+      if (!engine.keepsKv) {
+        job.promptLeft += job.context;
+        job.context = 0;
+      } else if (job.context > 0) {
+        job.isAway = true;
+        const bytes = job.context * (setting.flatKvBytesPerToken ?? engine.costs.kvBytesPerToken);
+        const micros = this.#link.microsOf(bytes);
+        if (setting.flatKvBytesPerToken === null) {
+          this.#link.moveKv(bytes);
+          work.linkBytes += bytes;
+        }
+        tell({ type: 'kvSaved', modelId: engine.id, tokens: job.context, micros });
+      }
+      tell({ type: 'requestPreempted', actionId, requestId: job.id });
+    }
+  }
+
+  // -------------------------------------------------------------- slices
+
+  grant(id: ModelId, sliceId: ActionId, lanes: number, micros: Micros | null, stepMicros: Micros): void {
+    const engine = this.#engine(id);
+    const slice: Slice = {
+      id: sliceId,
+      lanes,
+      micros,
+      stepMicros,
+      openedAt: this.#wiring.timeline.now,
+      isTold: false,
+      steps: 0,
+      prefillTokens: 0,
+      decodeTokens: {},
+      computeMicros: 0,
+    };
+    if (engine.run === null) {
+      if (engine.slice !== null) this.#report(engine, engine.slice);
+      engine.slice = slice;
+      this.#go(engine);
+      return;
+    }
+    if (engine.slice !== null) engine.slice.isTold = true;
+    if (engine.next !== null) this.#report(engine, engine.next);
+    engine.next = slice;
+    this.#cut(engine);
+  }
+
+  endSlice(id: ModelId, sliceId: ActionId): void {
+    const engine = this.#engine(id);
+    if (engine.next?.id === sliceId) engine.next.isTold = true;
+    if (engine.slice?.id !== sliceId) return;
+    engine.slice.isTold = true;
+    if (engine.run === null) this.#go(engine);
+    else this.#cut(engine);
+  }
+
+  #closeSlices(engine: Engine): void {
+    for (const slice of [engine.slice, engine.next]) if (slice !== null) this.#report(engine, slice);
+    engine.slice = engine.next = null;
+  }
+
+  #report(engine: Engine, slice: Slice): void {
+    const { id: sliceId, lanes, steps, prefillTokens, decodeTokens, computeMicros } = slice;
+    this.#wiring.tell({
+      type: 'sliceEnded',
+      modelId: engine.id,
+      sliceId,
+      lanes,
+      steps,
+      prefillTokens,
+      decodeTokens,
+      wallMicros: computeMicros,
+      computeMicros,
+    });
+  }
+
+  // -------------------------------------------------------------- computing
+
+  /** The next run, if there is a slice and work for it; else the slice is over. */
+  #go(engine: Engine): void {
+    for (;;) {
+      const { slice } = engine;
+      if (slice === null || engine.run !== null) return;
+      const leftMicros =
+        slice.micros === null
+          ? Infinity
+          : slice.micros - (slice.steps > 0 ? this.#wiring.timeline.now - slice.openedAt : 0);
+      const isOver = slice.isTold || leftMicros <= 0 || engine.jobs.size === 0;
+      if (!isOver) return this.#begin(engine, slice, leftMicros);
+      this.#report(engine, slice);
+      engine.slice = engine.next;
+      engine.next = null;
+    }
+  }
+
+  #begin(engine: Engine, slice: Slice, leftMicros: Micros): void {
+    const { timeline, setting } = this.#wiring;
+    const jobs = [...engine.jobs.values()];
+    engine.run =
+      this.#restore(engine, jobs) ??
+      planPrefill(engine, jobs, { setting, now: timeline.now, stepMicros: slice.stepMicros * slice.lanes }) ??
+      planDecode(engine, jobs, { setting, now: timeline.now, leftMicros });
+    this.#planEnd(engine, engine.run);
+  }
+
+  #planEnd(engine: Engine, run: Run): void {
+    const version = ++engine.version;
+    this.#wiring.timeline.at(run.startAt + (engine.ends[run.steps - 1] as number), () => {
+      if (engine.version === version) this.#finish(engine, run);
+    });
+  }
+
+  #restore(engine: Engine, jobs: readonly Job[]): Run | null {
+    const away = jobs.filter(({ isAway }) => isAway);
+    if (away.length === 0) return null;
+    const { timeline, setting, work } = this.#wiring;
+    const tokens = away.reduce((sum, { context }) => sum + context, 0);
+    const bytes = tokens * (setting.flatKvBytesPerToken ?? engine.costs.kvBytesPerToken);
+    work.linkBytes += bytes;
+    const micros =
+      setting.flatKvBytesPerToken === null ? this.#link.moveKv(bytes) - timeline.now : this.#link.microsOf(bytes);
+    engine.ends[0] = micros;
+    return { kind: 'restore', startAt: timeline.now, jobs: away, chunks: [], steps: 1, longestStep: micros };
+  }
+
+  /** The run under way ends with the step that is under way now. */
+  #cut(engine: Engine): void {
+    if (engine.run !== null && cutAt(engine, engine.run, this.#wiring.timeline.now)) this.#planEnd(engine, engine.run);
+  }
+
+  #finish(engine: Engine, run: Run): void {
+    const { slice, ends } = engine;
+    const micros = ends[run.steps - 1] as number;
+    engine.run = null;
+    this.#wiring.work.busyMicros += micros;
+    this.#hidden += run.kind === 'restore' ? 0 : micros;
+    if (slice !== null) {
+      slice.steps += run.steps;
+      slice.computeMicros += micros;
+    }
+    if (run.kind === 'restore') for (const job of run.jobs) job.isAway = false;
+    if (run.kind === 'prefill') this.#prefilled(engine, run, micros);
+    if (run.kind === 'decode') this.#decoded(engine, run, micros);
+    this.#letLeave(engine);
+    this.#go(engine);
+  }
+
+  #prefilled(engine: Engine, run: Run, micros: Micros): void {
+    const { slo, tell, timeline } = this.#wiring;
+    for (const [index, job] of run.jobs.entries()) {
+      const chunk = run.chunks[index] as number;
+      job.promptLeft -= chunk;
+      job.context += chunk;
+      job.prefillMicros += micros;
+      if (engine.slice !== null) engine.slice.prefillTokens += chunk;
+      if (job.promptLeft > 0 || job.isGone) continue;
+      seeToken(slo, job.track, timeline.now);
+      if (job.tokens === 0) tell({ type: 'firstTokenEmitted', requestId: job.id });
+      this.#advance(engine, job, 1);
+    }
+  }
+
+  #decoded(engine: Engine, run: Run, micros: Micros): void {
+    const { slo } = this.#wiring;
+    for (const job of run.jobs) {
+      if (job.isGone) continue;
+      job.decodeMicros += micros;
+      seeTokens(slo, job.track, run.startAt, engine.ends, run.steps, run.longestStep);
+      this.#advance(engine, job, run.steps);
+    }
+  }
+
+  /** It has got so many tokens more. The KV of the last one is computed with the next. */
+  #advance(engine: Engine, job: Job, tokens: number): void {
+    job.tokens += tokens;
+    job.context += tokens;
+    const { slice } = engine;
+    if (slice !== null) slice.decodeTokens[job.id] = (slice.decodeTokens[job.id] ?? 0) + tokens;
+    if (job.tokens < job.track.outputTokens) return;
+    engine.jobs.delete(job.id);
+    const { id: requestId, prefillMicros, decodeMicros } = job;
+    const { promptTokens } = job.track;
+    this.#wiring.onFinished(job);
+    const usage = { promptTokens, cachedTokens: 0, outputTokens: job.tokens, prefillMicros, decodeMicros };
+    this.#wiring.tell({ type: 'requestFinished', requestId, failed: false, ...usage });
+  }
+
+  #engine(id: ModelId): Engine {
+    let engine = this.#engines.get(id);
+    if (engine === undefined) {
+      engine = createEngine(id, this.#wiring.modelOf(id));
+      this.#engines.set(id, engine);
+    }
+    return engine;
+  }
+}

@@ -1,0 +1,181 @@
+/** What a simulated device keeps of each model, and how its next run of steps is planned. Planning changes nothing but the engine's `ends`. */
+import type { ActionId, Bytes, Micros, ModelId, RequestId } from '../core/ids.ts';
+import type { ModelCosts } from './costs.ts';
+import { decodeMicros, prefillMicros } from './costs.ts';
+import type { Track } from './recorder.ts';
+
+/** What the hardware is taken to be. */
+export interface DeviceSetting {
+  /** All times are whole multiples of it. */
+  readonly quantumMicros: Micros;
+  readonly linkBytesPerSecond: Bytes;
+  /** Loads are hidden behind the compute since the last one, and take at least so long; null: nothing is free. */
+  readonly freePrefetchLeastMicros: Micros | null;
+  /** KV comes back at so many bytes a token and leaves for free; null: both ways at its own size. */
+  readonly flatKvBytesPerToken: Bytes | null;
+  /** The artifact's decode formula is always told this batch size; null: the true one. */
+  readonly batchTold: number | null;
+  readonly mostPrefillTokens: number;
+}
+
+/** A request on its way through the device; it outlives a preemption. */
+export interface Job {
+  readonly id: RequestId;
+  readonly track: Track;
+  /** Of these the KV must be computed before the next token comes: prompt, or all of it after a preemption that lost it. */
+  promptLeft: number;
+  /** Tokens whose KV is on the device, or kept in the host. */
+  context: number;
+  /** Kept in the host: to be read back first. */
+  isAway: boolean;
+  tokens: number;
+  prefillMicros: Micros;
+  decodeMicros: Micros;
+  /** It left while a step with it was under way. */
+  isGone: boolean;
+}
+
+export interface Slice {
+  readonly id: ActionId;
+  readonly lanes: number;
+  readonly micros: Micros | null;
+  readonly stepMicros: Micros;
+  readonly openedAt: Micros;
+  isTold: boolean;
+  steps: number;
+  prefillTokens: number;
+  decodeTokens: Record<RequestId, number>;
+  computeMicros: Micros;
+}
+
+export interface Run {
+  readonly kind: 'restore' | 'prefill' | 'decode';
+  readonly startAt: Micros;
+  readonly jobs: readonly Job[];
+  /** Of a prefill: tokens of each job. */
+  readonly chunks: readonly number[];
+  steps: number;
+  longestStep: Micros;
+}
+
+export interface Engine {
+  readonly id: ModelId;
+  readonly costs: ModelCosts;
+  readonly loadedBytes: Bytes;
+  readonly keepsKv: boolean;
+  isLoaded: boolean;
+  readonly jobs: Map<RequestId, Job>;
+  slice: Slice | null;
+  next: Slice | null;
+  run: Run | null;
+  /** Ends of the run's steps, from its start. */
+  ends: Float64Array;
+  /** Plans made for an earlier run are void. */
+  version: number;
+  /** To be told when the step under way is over. */
+  leaving: { readonly job: Job; readonly actionId: ActionId }[];
+}
+
+export interface DeviceModel {
+  readonly costs: ModelCosts;
+  readonly loadedBytes: Bytes;
+  readonly keepsKv: boolean;
+}
+
+export function createEngine(id: ModelId, model: DeviceModel): Engine {
+  return {
+    id,
+    ...model,
+    isLoaded: false,
+    jobs: new Map(),
+    slice: null,
+    next: null,
+    run: null,
+    ends: new Float64Array(512),
+    version: 0,
+    leaving: [],
+  };
+}
+
+/** Longest run of steps planned at once. */
+const MOST_STEPS = 4_096;
+/** A step always takes so many prompt tokens, however short it should be. */
+const FEWEST_PREFILL_TOKENS = 64;
+
+interface Moment {
+  readonly setting: DeviceSetting;
+  readonly now: Micros;
+}
+
+/** Whole prompts, as many as a step may hold; a longer one in pieces. null: none waits. */
+export function planPrefill(
+  engine: Engine,
+  all: readonly Job[],
+  { setting, now, stepMicros }: Moment & { readonly stepMicros: Micros },
+): Run | null {
+  const { prefill } = engine.costs;
+  const perStep = Math.floor((stepMicros - prefill.base) / Math.max(1e-6, prefill.perToken));
+  let room = Math.max(FEWEST_PREFILL_TOKENS, Math.min(setting.mostPrefillTokens, perStep));
+  const jobs: Job[] = [];
+  const chunks: number[] = [];
+  let tokens = 0;
+  let squares = 0;
+  for (const job of all) {
+    if (job.promptLeft === 0) continue;
+    if (room <= 0 || (jobs.length > 0 && job.promptLeft > room)) break;
+    const chunk = Math.min(job.promptLeft, room);
+    jobs.push(job);
+    chunks.push(chunk);
+    room -= chunk;
+    tokens += chunk;
+    // What a piece attends to is all that came before it: the sum over the pieces is the square of the whole.
+    squares += (job.context + chunk) ** 2 - job.context ** 2;
+  }
+  if (jobs.length === 0) return null;
+  const micros = prefillMicros(prefill, tokens, squares, setting.quantumMicros);
+  engine.ends[0] = micros;
+  return { kind: 'prefill', startAt: now, jobs, chunks, steps: 1, longestStep: micros };
+}
+
+/** Until the first of the sequences is through, or `leftMicros` are over; at least one step. */
+export function planDecode(
+  engine: Engine,
+  jobs: readonly Job[],
+  { setting, now, leftMicros }: Moment & { readonly leftMicros: Micros },
+): Run {
+  const { decode } = engine.costs;
+  let steps = MOST_STEPS;
+  let context = 0;
+  for (const job of jobs) {
+    steps = Math.min(steps, job.track.outputTokens - job.tokens);
+    context += job.context;
+  }
+  if (engine.ends.length < steps) engine.ends = new Float64Array(Math.max(steps, 2 * engine.ends.length));
+  const batch = setting.batchTold ?? jobs.length;
+  let end = 0;
+  let longestStep = 0;
+  let planned = 0;
+  while (planned < steps && (planned === 0 || end < leftMicros)) {
+    const micros = decodeMicros(decode, context, batch, setting.quantumMicros);
+    if (micros > longestStep) longestStep = micros;
+    end += micros;
+    engine.ends[planned++] = end;
+    context += jobs.length;
+  }
+  return { kind: 'decode', startAt: now, jobs, chunks: [], steps: planned, longestStep };
+}
+
+/** Ends the run with the step that is under way at `now`; false: that is its last one anyway. */
+export function cutAt({ ends }: Engine, run: Run, now: Micros): boolean {
+  const since = now - run.startAt;
+  let low = 0;
+  let high = run.steps - 1;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if ((ends[middle] as number) >= since) high = middle;
+    else low = middle + 1;
+  }
+  if (low + 1 === run.steps) return false;
+  run.steps = low + 1;
+  return true;
+}

@@ -1,0 +1,62 @@
+/**
+ * Which device serves a request? Pure: each model has a home, found from the list of models and their sizes alone, and leaves it only
+ * while that one is much busier than another. Staying keeps weights and KV where they are; a model that wanders is loaded everywhere.
+ */
+import type { Bytes, Micros } from '../core/ids.ts';
+
+export interface Placed {
+  readonly name: string;
+  readonly weightBytes: Bytes;
+}
+
+/** Homes: as many models on each device as on any other, give or take one, and bytes as even as that allows. Largest first. */
+export function spread(models: readonly Placed[], devices: number): Map<string, number> {
+  const homes = new Map<string, number>();
+  const loads = Array.from({ length: devices }, (_, device) => ({ device, models: 0, bytes: 0 }));
+  const most = Math.ceil(models.length / devices);
+  const bySize = models.toSorted((a, b) => b.weightBytes - a.weightBytes || (a.name < b.name ? -1 : 1));
+  for (const { name, weightBytes } of bySize) {
+    let best = loads[0] as (typeof loads)[number];
+    for (const load of loads) {
+      if (load.models >= most) continue;
+      if (best.models >= most || load.bytes < best.bytes || (load.bytes === best.bytes && load.models < best.models))
+        best = load;
+    }
+    best.models++;
+    best.bytes += weightBytes;
+    homes.set(name, best.device);
+  }
+  return homes;
+}
+
+/** What the front sees of a device when a request comes. */
+export interface DeviceView {
+  /** Requests in it, waiting and running. */
+  readonly requests: number;
+  /** Of them, those of this request's model. */
+  readonly own: number;
+  readonly hasModel: boolean;
+  /** Models with work there, this one not counted. */
+  readonly others: number;
+}
+
+export interface Spill {
+  /** Expected micros of a load of this model, and of one more model's turn. */
+  readonly loadMicros: Micros;
+  readonly turnMicros: Micros;
+  /** Others must be better by so much. */
+  readonly marginMicros: Micros;
+}
+
+/** The home, or another device where the request should get its first token sooner by more than the margin. */
+export function choose(home: number, views: readonly DeviceView[], spill: Spill): number {
+  const wait = ({ others, hasModel }: DeviceView): Micros =>
+    others * spill.turnMicros + (hasModel ? 0 : spill.loadMicros);
+  let best = home;
+  let least = wait(views[home] as DeviceView) - spill.marginMicros;
+  for (const [device, view] of views.entries()) {
+    const micros = wait(view);
+    if (device !== home && micros < least) [best, least] = [device, micros];
+  }
+  return best;
+}

@@ -1,0 +1,340 @@
+/**
+ * Runs the product in virtual time: placement in front of one arbiter per device, the very same `core/arbiter.ts` as in the node, and
+ * devices that are cost models. Arrivals are streamed; of each request a few numbers are kept.
+ */
+import type { Action } from '../core/actions.ts';
+import type { Arbiter } from '../core/arbiter.ts';
+import { createArbiter } from '../core/arbiter.ts';
+import type { CoreEvent, Limits, ModelSpec, ResidencySpec } from '../core/events.ts';
+import type { Bytes, Micros, ModelId, RequestId } from '../core/ids.ts';
+import { modelId, requestId, tenantId } from '../core/ids.ts';
+import type { Arrival } from './arrivals.ts';
+import type { ModelCosts } from './costs.ts';
+import { fitLengths } from './costs.ts';
+import type { DeviceSetting, Job } from './engine.ts';
+import { SimDevice } from './device.ts';
+import { Digest } from './digest.ts';
+import type { DeviceView, Spill } from './placement.ts';
+import { choose, spread } from './placement.ts';
+import type { Slo } from './recorder.ts';
+import { createTrack } from './recorder.ts';
+import type { Report } from './report.ts';
+import { Tally } from './report.ts';
+import { Timeline } from './timeline.ts';
+
+export interface SimModel {
+  readonly name: string;
+  readonly costs: ModelCosts;
+  /** Bytes that the device charges: weights and room for KV. */
+  readonly loadedBytes: Bytes;
+  readonly parallel: number;
+}
+
+export interface SimSetting {
+  readonly devices: number;
+  readonly lanes: number;
+  readonly memoryBytes: Bytes;
+  readonly device: DeviceSetting;
+  readonly slo: Slo;
+  /** What the node is told of the targets; they order work. */
+  readonly goals: { readonly ttftMicros: Micros; readonly interTokenMicros: Micros };
+  readonly residency: ResidencySpec;
+  readonly limits: Limits;
+  /** A client leaves that has no first token after so long; null: never. */
+  readonly giveUpMicros: Micros | null;
+  readonly keepsKv: boolean;
+  /** null: each request goes to its model's home. */
+  readonly spill: Omit<Spill, 'loadMicros'> | null;
+  /** All models there may be; a placement knows nothing else. */
+  readonly models: readonly SimModel[];
+  /** Another arbiter than the core's, for experiments. */
+  readonly arbiter?: () => Arbiter;
+  /** A digest of all decisions is wanted: for tests; it costs time. */
+  readonly wantsDigest?: boolean;
+  /** Hears what each device was told and decided. */
+  readonly onDecision?: (device: number, now: Micros, events: readonly CoreEvent[], actions: readonly Action[]) => void;
+}
+
+export interface SimResult extends Report {
+  readonly digest: string | null;
+  /** Calls of the arbiters, and events in them. */
+  readonly calls: number;
+  readonly events: number;
+}
+
+/** The arbiter may be called so often at one time before it is said to spin. */
+const MOST_CALLS_AT_ONCE = 10_000;
+
+interface Node {
+  readonly index: number;
+  readonly arbiter: Arbiter;
+  readonly device: SimDevice;
+  inbox: CoreEvent[];
+  wakeAt: Micros | null;
+  isDirty: boolean;
+  readonly jobs: Map<RequestId, Job>;
+}
+
+export function simulate(arrivals: Iterable<Arrival>, setting: SimSetting): SimResult {
+  return new Simulation(setting).run(arrivals);
+}
+
+class Simulation {
+  readonly #setting: SimSetting;
+  readonly #timeline = new Timeline();
+  readonly #tally: Tally;
+  readonly #digest: Digest | null;
+  readonly #nodes: Node[];
+  readonly #models = new Map<string, SimModel>();
+  readonly #homes: ReadonlyMap<string, number>;
+  readonly #tenants = new Map<string, number>();
+  readonly #dirty: Node[] = [];
+  #nextRequest = 1;
+  #calls = 0;
+  #events = 0;
+
+  constructor(setting: SimSetting) {
+    this.#setting = setting;
+    this.#tally = new Tally(setting.slo);
+    this.#digest = setting.wantsDigest === true ? new Digest() : null;
+    for (const model of setting.models) this.#models.set(model.name, model);
+    this.#homes = spread(
+      setting.models.map(({ name, costs }) => ({ name, weightBytes: costs.weightBytes })),
+      setting.devices,
+    );
+    this.#nodes = Array.from({ length: setting.devices }, (_, index) => this.#createNode(index));
+    for (const node of this.#nodes) this.#configure(node);
+  }
+
+  #createNode(index: number): Node {
+    const { device: setting, slo, keepsKv } = this.#setting;
+    const node: Node = {
+      index,
+      arbiter: this.#setting.arbiter?.() ?? createArbiter(),
+      device: new SimDevice({
+        timeline: this.#timeline,
+        setting,
+        slo,
+        work: this.#tally.work,
+        modelOf: (id) => ({ ...this.#model(id), keepsKv }),
+        tell: (event) => this.#tell(node, event),
+        onFinished: (job) => {
+          node.jobs.delete(job.id);
+          this.#tally.end(job.track, true);
+        },
+      }),
+      inbox: [],
+      wakeAt: null,
+      isDirty: false,
+      jobs: new Map(),
+    };
+    return node;
+  }
+
+  #model(name: string): SimModel {
+    const model = this.#models.get(name);
+    if (model === undefined) throw new Error(`the simulated node has no model ${name}`);
+    return model;
+  }
+
+  #configure(node: Node): void {
+    const { lanes, memoryBytes, limits, residency, spill, models } = this.#setting;
+    const here = spill === null ? models.filter(({ name }) => this.#homes.get(name) === node.index) : models;
+    this.#tell(node, {
+      type: 'configured',
+      device: { memoryBytes, lanes, overheadBytes: 0 },
+      limits,
+      residency,
+      models: here.map((model) => this.#spec(model)),
+      tenants: [],
+    });
+  }
+
+  #spec({ name, costs, loadedBytes, parallel }: SimModel): ModelSpec {
+    const { goals, keepsKv, device } = this.#setting;
+    return {
+      modelId: modelId(name),
+      parallel,
+      embedParallel: 1,
+      embedWindowMicros: 0,
+      pinned: false,
+      canSleep: false,
+      keepsKv,
+      loadedBytes,
+      asleepBytes: loadedBytes,
+      loadMicros: Math.ceil((costs.weightBytes * 1e6) / device.linkBytesPerSecond),
+      ttftGoalMicros: goals.ttftMicros,
+      interTokenGoalMicros: goals.interTokenMicros,
+      keepAliveMicros: null,
+      revision: '1',
+    };
+  }
+
+  run(arrivals: Iterable<Arrival>): SimResult {
+    const stream = arrivals[Symbol.iterator]();
+    this.#planArrival(stream);
+    this.#pump();
+    for (let at = this.#timeline.nextAt; at !== null; at = this.#timeline.nextAt) {
+      this.#timeline.runUntil(at);
+      this.#pump();
+    }
+    const stuck = this.#nodes.reduce((sum, { jobs }) => sum + jobs.size, 0);
+    if (stuck > 0) throw new Error(`${stuck} requests never ended`);
+    return {
+      ...this.#tally.report(),
+      digest: this.#digest?.toString() ?? null,
+      calls: this.#calls,
+      events: this.#events,
+    };
+  }
+
+  // -------------------------------------------------------------- clients
+
+  #planArrival(stream: Iterator<Arrival>): void {
+    const { done, value } = stream.next();
+    if (done === true) return;
+    this.#timeline.at(value.at, () => {
+      this.#arrive(value);
+      this.#planArrival(stream);
+    });
+  }
+
+  #arrive(arrival: Arrival): void {
+    const { slo, giveUpMicros } = this.#setting;
+    const { costs } = this.#model(arrival.model);
+    const { promptTokens, outputTokens } = fitLengths(costs, arrival.promptTokens, arrival.outputTokens);
+    const tenant = this.#tenants.get(arrival.tenant) ?? this.#tenants.size;
+    this.#tenants.set(arrival.tenant, tenant);
+    const track = createTrack(slo, this.#timeline.now, tenant, promptTokens, outputTokens);
+    const id = requestId(`r${this.#nextRequest++}`);
+    const node = this.#place(arrival.model);
+    node.jobs.set(id, {
+      id,
+      track,
+      promptLeft: promptTokens,
+      context: 0,
+      isAway: false,
+      tokens: 0,
+      prefillMicros: 0,
+      decodeMicros: 0,
+      isGone: false,
+    });
+    this.#tell(node, {
+      type: 'requestArrived',
+      requestId: id,
+      tenantId: tenantId(arrival.tenant),
+      modelId: modelId(arrival.model),
+      kind: 'generate',
+      priority: 'interactive',
+      promptTokens,
+      // What a client says that asks for no limit: the context decides.
+      maxTokens: costs.mostContextTokens - promptTokens,
+      ttftGoalMicros: null,
+      interTokenGoalMicros: null,
+      keepAliveMicros: null,
+    });
+    if (giveUpMicros !== null) this.#timeline.after(giveUpMicros, () => this.#giveUp(node, id));
+  }
+
+  #place(name: string): Node {
+    const { spill, device } = this.#setting;
+    const home = this.#homes.get(name) ?? 0;
+    if (spill === null) return this.#nodes[home] as Node;
+    const loadMicros = (this.#model(name).costs.weightBytes * 1e6) / device.linkBytesPerSecond;
+    const views = this.#nodes.map((node) => viewOf(node, modelId(name)));
+    return this.#nodes[choose(home, views, { ...spill, loadMicros })] as Node;
+  }
+
+  #giveUp(node: Node, id: RequestId): void {
+    const job = node.jobs.get(id);
+    if (job === undefined || job.tokens > 0) return;
+    node.jobs.delete(id);
+    this.#tally.end(job.track, false);
+    this.#tell(node, { type: 'requestCancelled', requestId: id });
+  }
+
+  // -------------------------------------------------------------- arbiters
+
+  #tell(node: Node, event: CoreEvent): void {
+    node.inbox.push(event);
+    if (node.isDirty) return;
+    node.isDirty = true;
+    this.#dirty.push(node);
+  }
+
+  #pump(): void {
+    for (let node = this.#dirty.pop(); node !== undefined; node = this.#dirty.pop()) {
+      let calls = 0;
+      while (node.inbox.length > 0) {
+        if (calls++ > MOST_CALLS_AT_ONCE) throw new Error(`the arbiter spins at ${this.#timeline.now}`);
+        this.#decide(node);
+      }
+      node.isDirty = false;
+    }
+  }
+
+  #decide(node: Node): void {
+    const { now } = this.#timeline;
+    const events = node.inbox;
+    node.inbox = [];
+    this.#calls++;
+    this.#events += events.length;
+    const { actions, wakeAt } = node.arbiter.handle({ now, events });
+    this.#setting.onDecision?.(node.index, now, events, actions);
+    for (const action of actions) {
+      this.#digest?.add(`${node.index} ${JSON.stringify(action)}`);
+      this.#perform(node, action);
+    }
+    if (wakeAt === null || (node.wakeAt !== null && node.wakeAt <= wakeAt && node.wakeAt > now)) return;
+    node.wakeAt = wakeAt;
+    this.#timeline.at(wakeAt, () => {
+      if (node.wakeAt !== wakeAt) return;
+      node.wakeAt = null;
+      if (node.inbox.length === 0) this.#tell(node, { type: 'ticked' });
+    });
+  }
+
+  #perform(node: Node, action: Action): void {
+    const { device, jobs } = node;
+    switch (action.type) {
+      case 'ensureLoaded':
+        return device.load(action.modelId, action.id);
+      case 'ensureAsleep':
+      case 'ensureUnloaded':
+        return device.unload(action.modelId, action.id);
+      case 'startRequest': {
+        const job = jobs.get(action.requestId);
+        if (job !== undefined) device.submit(action.modelId, job);
+        return;
+      }
+      case 'preemptRequest':
+        return device.preempt(action.modelId, action.requestId, action.id);
+      case 'cancelRequest':
+        return device.cancel(action.modelId, action.requestId);
+      case 'refuseRequest': {
+        const job = jobs.get(action.requestId);
+        if (job !== undefined) this.#tally.end(job.track, false);
+        jobs.delete(action.requestId);
+        return;
+      }
+      case 'grantSlice':
+        return device.grant(action.modelId, action.id, action.lanes, action.micros, action.stepMicros);
+      case 'endSlice':
+        return device.endSlice(action.modelId, action.sliceId);
+      default:
+        return action satisfies never;
+    }
+  }
+}
+
+function viewOf(node: Node, id: ModelId): DeviceView {
+  const { state } = node.arbiter;
+  const model = state.models.get(id);
+  const isBusy = model !== undefined && (model.active.size > 0 || model.waiting > 0);
+  return {
+    requests: node.jobs.size,
+    own: model === undefined ? 0 : model.active.size + model.waiting,
+    hasModel: model?.phase === 'resident' || model?.phase === 'loading',
+    others: state.busy.size + state.wanted.size - (isBusy ? 1 : 0),
+  };
+}
