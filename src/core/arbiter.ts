@@ -116,6 +116,14 @@ const HANDLERS: Handlers = {
     readmit(state, model, request);
   },
 
+  requestLost(state, { requestId }) {
+    const request = running(state, requestId);
+    if (request === null) return;
+    const model = mustGet(state.models, request.modelId);
+    leaveBatch(model, request);
+    readmit(state, model, request);
+  },
+
   modelLoaded(state, event) {
     const model = awaited(state, event);
     if (model === null) return;

@@ -103,6 +103,8 @@ export type CoreEvent =
       readonly prefillMicros: Micros;
       readonly decodeMicros: Micros;
     }
+  /** Its engine died under it; what it has generated is known, and it goes on when the model is back. */
+  | { readonly type: 'requestLost'; readonly requestId: RequestId }
   /** The engine has let go of a request that was to be preempted. */
   | { readonly type: 'requestPreempted'; readonly actionId: ActionId; readonly requestId: RequestId }
   | {

@@ -58,7 +58,7 @@ function remove(state: State, model: Model): void {
 const FIRST_BACK_OFF_MICROS = 250 * MILLI;
 const LONGEST_BACK_OFF_MICROS = 60 * SECOND;
 /** A process that died while others wait is started again for them; after so many deaths in a row they are told. */
-const DEATHS_FORGIVEN = 2;
+const DEATHS_FORGIVEN = 3;
 
 /** The model holds nothing any more, and nothing is under way. One that is pinned comes back. */
 export function becomeCold(state: State, model: Model): void {

@@ -105,8 +105,7 @@ describe('the books', () => {
     engine.faults.crash(modelId('m4'));
     await timer.settle();
     const rows = node.takeDeviceTime();
-    const of = (kind: string): number =>
-      rows.reduce((sum, row) => (row.kind === kind ? sum + row.laneMicros : sum), 0);
+    const of = (kind: string): number => rows.reduce((sum, row) => (row.kind === kind ? sum + row.laneMicros : sum), 0);
     const all = ['compute', 'switch', 'idle', 'overhead'].reduce((sum, kind) => sum + of(kind), 0);
     expect(Math.abs(all / (2 * (timer.now() - began)) - 1)).toBeLessThan(0.001);
     expect(of('compute')).toBeGreaterThan(0);
@@ -117,15 +116,35 @@ describe('the books', () => {
 });
 
 describe('when a process dies', () => {
-  test('its streams end with a clear error, the others go on, and the model loads again', async () => {
+  test('its streams go on where they were when it is back, and say what they would have said', async () => {
     const { ask, timer, engine } = await fakeNode();
-    const [doomed, other] = [ask('m1', { maxTokens: 500 }), ask('m2', { maxTokens: 300 })];
+    const asking = { maxTokens: 500, prompt: 'the same words' };
+    const alone = ask('m1', asking);
+    await timer.settle();
+    const [struck, other] = [ask('m1', asking), ask('m2', { maxTokens: 300 })];
     await timer.advance(SECOND);
+    const before = struck.text().length;
     engine.faults.crash(modelId('m1'));
     await timer.settle();
-    expect(doomed.last()).toMatchObject({ type: 'failed', code: 'engine_died' });
+    expect(before).toBeGreaterThan(0);
+    expect(struck.last()).toMatchObject({ type: 'finished', usage: { outputTokens: 500 } });
+    expect(struck.events.map(({ type }) => type)).toContain('resumed');
+    expect(struck.text()).toBe(alone.text());
     expect(other.last()?.type).toBe('finished');
-    await timer.advance(SECOND);
+  });
+
+  test('again and again under a request, that one ends with a clear error, and the model serves others', async () => {
+    const { ask, timer, engine, node } = await fakeNode();
+    const deadly = ask('m1', { prompt: 'a long prompt '.repeat(100), maxTokens: 500 });
+    for (let deaths = 0; deadly.last()?.type !== 'failed'; deaths++) {
+      expect(deaths).toBeLessThan(5);
+      // It computes, and has no token yet.
+      while (node.status().requests.running === 0) await timer.advance(1_000);
+      engine.faults.crash(modelId('m1'));
+      await timer.advance(1_000);
+    }
+    expect(deadly.last()).toMatchObject({ type: 'failed', code: 'engine_died' });
+    await timer.advance(5 * SECOND);
     const again = ask('m1');
     await timer.settle();
     expect(again.last()?.type).toBe('finished');

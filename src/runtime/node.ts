@@ -31,7 +31,7 @@ import type { Stage } from './perform.ts';
 import { perform } from './perform.ts';
 import { createRegistry } from './registry.ts';
 import type { LiveRequest } from './requests.ts';
-import { createLiveRequest, estimatePromptTokens, receive } from './requests.ts';
+import { createLiveRequest, estimatePromptTokens, receive, survives } from './requests.ts';
 import { modelView, queuedNote, statusOf } from './views.ts';
 import type { Waiters } from './waiters.ts';
 import { createWaiters } from './waiters.ts';
@@ -238,6 +238,7 @@ export class BerthNode implements NodeApi {
 
   #heard(live: LiveRequest, event: EngineEvent): void {
     if (this.#requests.get(live.id) !== live) return;
+    if (survives(live, event)) return this.#lost(live);
     const now = this.#options.clock.now();
     const isLast = event.type === 'finished' || event.type === 'embedded' || event.type === 'failed';
     if (isLast) this.#forget(live.id);
@@ -249,6 +250,13 @@ export class BerthNode implements NodeApi {
     this.#inbox.push(...told);
     if (isLast) this.#count(live, event, forClient);
     if (told.length > 0) this.#pump();
+  }
+
+  /** Its engine died: the core hears of that next, and only then decides anything. */
+  #lost(live: LiveRequest): void {
+    live.sink({ type: 'preempted' });
+    this.#inbox.push({ type: 'requestLost', requestId: live.id });
+    queueMicrotask(() => this.#pump());
   }
 
   #count(live: LiveRequest, event: EngineEvent, seen: StreamEvent | null): void {

@@ -22,6 +22,9 @@ export interface LiveRequest {
   loadMicros: Micros;
   accepted: boolean;
   preempted: boolean;
+  /** How often its engine died under it: in all, and since it last got a token. */
+  deaths: number;
+  deathsInARow: number;
   promptTokens: number;
   cachedTokens: number;
   /** Where the KV was that it began with; null: nowhere. */
@@ -49,6 +52,8 @@ export function createLiveRequest(
     loadMicros: 0,
     accepted: false,
     preempted: false,
+    deaths: 0,
+    deathsInARow: 0,
     promptTokens: 0,
     cachedTokens: 0,
     kvTier: null,
@@ -86,6 +91,19 @@ export function timingsOf(live: LiveRequest, now: Micros): RequestTimings {
   };
 }
 
+/** A request under which its engine dies again and again may be the reason. */
+const DEATHS_IN_A_ROW = 2;
+const DEATHS = 20;
+
+/** Whether it goes on when its engine is back: what it has generated is here. */
+export function survives(live: LiveRequest, event: EngineEvent): boolean {
+  if (event.type !== 'failed' || event.code !== 'engine_died') return false;
+  live.deaths++;
+  live.deathsInARow++;
+  live.preempted = live.accepted;
+  return live.deathsInARow <= DEATHS_IN_A_ROW && live.deaths <= DEATHS;
+}
+
 /** What the engine said, as the client sees it; the events for the core go to `tell`. null: the client needs not know. */
 export function receive(
   live: LiveRequest,
@@ -98,6 +116,7 @@ export function receive(
       return accept(live, event);
     case 'tokens': {
       live.tokenIds.push(...event.tokenIds);
+      live.deathsInARow = 0;
       if (live.firstTokenAt === null) {
         live.firstTokenAt = now;
         tell({ type: 'firstTokenEmitted', requestId: live.id });

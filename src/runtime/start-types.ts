@@ -27,6 +27,8 @@ export interface RunningNode {
   readonly address: string;
   readonly adminAddress: string;
   readonly node: NodeApi;
+  /** Does the public API ask for a key? Tenants and keys of the database count too. */
+  readonly keyed: boolean;
   /** Stops listening, lets running requests end within a deadline, reaps every child. Idempotent. */
   stop(): Promise<void>;
 }

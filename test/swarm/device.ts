@@ -199,6 +199,12 @@ export class VirtualDevice {
   kill(id: ModelId): void {
     const model = this.#model(id);
     if (model.place === 'cold') return;
+    // Most go on when it is back; of some the node has had enough.
+    for (const requestId of model.work.keys())
+      if (this.#wiring.prng.chance(3, 4)) {
+        this.#say(model, { type: 'requestLost', requestId });
+        model.work.delete(requestId);
+      }
     this.#failWork(model);
     model.slice = model.next = null;
     model.bytes = 0;
