@@ -1,7 +1,7 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { launchTokens, loadConfig } from './config.ts';
 import type { ConfigRequest } from './config.ts';
 import { BerthError } from './errors.ts';
@@ -118,7 +118,7 @@ test('all errors are told, in the order of the file, with line, field, and what 
     'berth.yaml:7 models.0.parallel: expected a whole number from 1 to 256, received "4"',
     'berth.yaml:9 models.1.aliases.0: the name a is taken by the model a',
     'berth.yaml:11 models.1.kv: expected at least the context (2048), received 1024',
-    'berth.yaml:12 prot: unknown field; known here: models, device, defaults, limits, residency, kv, http, pull, log, modelsDir',
+    'berth.yaml:12 prot: unknown field; known here: models, tenants, device, defaults, limits, residency, kv, http, pull, log, modelsDir',
     'berth.yaml:13 port: unknown field; did you mean `http.port`?',
     'berth.yaml:14 http: expected a mapping of fields, received 3',
   ]);
@@ -191,5 +191,66 @@ test('context and KV of a launch follow the model’s training where nobody said
   expect(launchTokens({ contextTokens: 512, kvTokens: null }, { contextTokens: 4096 }, null)).toEqual({
     contextTokens: 512,
     kvTokens: 1024,
+  });
+});
+
+describe('tenants', () => {
+  test('have limits, models and a share; a model may be theirs alone, and cost something', () => {
+    const { config } = load(
+      [
+        'tenants:',
+        '  acme:',
+        '    weight: 2',
+        '    models: [smol*]',
+        '    limits: {requestsPerMinute: 60, tokensPerMinute: 10K, concurrency: 4, budget: 1.5M/month}',
+        '  quiet:',
+        'models:',
+        '  m: {tenants: [acme, other], limits: {budget: 5/total}, price: {input: 0.5, output: 1}}',
+      ].join('\n'),
+    );
+    expect(config.tenants).toEqual([
+      {
+        id: 'acme',
+        name: 'acme',
+        weight: 2,
+        models: ['smol*'],
+        limits: {
+          requestsPerMinute: 60,
+          tokensPerMinute: 10_000,
+          concurrency: 4,
+          queue: null,
+          budget: { tokens: 1_500_000, window: 'month' },
+        },
+        isolation: 'strict',
+        disabled: false,
+      },
+      expect.objectContaining({ id: 'quiet', weight: 1, models: null }),
+    ]);
+    expect(config.models[0]).toMatchObject({
+      tenants: ['acme', 'other'],
+      limits: { concurrency: null, budget: { tokens: 5, window: 'total' } },
+      price: { input: 0.5, cached: 0.5, output: 1 },
+    });
+  });
+
+  test('that are wrong say where', () => {
+    const yaml = [
+      'tenants:',
+      '  Acme: {}',
+      '  good:',
+      '    wieght: 2',
+      '    limits: {budget: 5M/week}',
+      'models:',
+      '  m: {tenants: [No Good], price: {input: -1, output: 2}}',
+    ].join('\n');
+    expect(complaint(yaml)).toEqual([
+      'berth.yaml:2 tenants.Acme: expected a short name of lower-case letters, digits, - and _, received "Acme"',
+      'berth.yaml:4 tenants.good.wieght: unknown field; did you mean `weight`?',
+      expect.stringMatching(
+        /^berth\.yaml:5 tenants\.good\.limits: expected a mapping of requestsPerMinute,.*, received a mapping$/,
+      ),
+      expect.stringMatching(/^berth\.yaml:7 models\.m\.price: expected a mapping of input/),
+      'berth.yaml:7 models.m.tenants.0: expected a short name of lower-case letters, digits, - and _, received "No Good"',
+    ]);
   });
 });

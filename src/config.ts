@@ -4,8 +4,8 @@
  */
 import { existsSync, readFileSync } from 'node:fs';
 import { basename, dirname, join, resolve } from 'node:path';
-import { modelId } from './core/ids.ts';
-import type { Bytes, Micros, ModelId } from './core/ids.ts';
+import { modelId, tenantId } from './core/ids.ts';
+import type { Bytes, Micros, ModelId, TenantId } from './core/ids.ts';
 import { BerthError } from './errors.ts';
 import { berthHome, readMachine } from './config/machine.ts';
 import { kvConfig } from './config/kv.ts';
@@ -15,6 +15,8 @@ import { OPTIONS } from './config/options.ts';
 import type { Option, OptionPath, OptionValues } from './config/options.ts';
 import { describe, parseConfig } from './config/parse.ts';
 import type { ConfigFile, ModelEntry } from './config/parse.ts';
+import { tenantFrom, UNLIMITED } from './config/tenants.ts';
+import type { LimitsConfig, PriceConfig, TenantConfig } from './config/tenants.ts';
 
 /** Embeddings wait so long for company: long enough to meet those of the same burst, too short to be noticed. */
 const EMBED_WINDOW_MICROS = 3_000;
@@ -41,14 +43,22 @@ export interface ModelConfig {
   readonly slo: Slo;
   /** null: the node's. */
   readonly engine: EngineName | null;
+  /** Nobody else sees it; null: everybody may. */
+  readonly tenants: readonly TenantId[] | null;
+  /** Of each tenant's use of it. */
+  readonly limits: LimitsConfig;
+  readonly price: PriceConfig | null;
 }
 
 export interface BerthConfig {
+  /** BERTH_HOME, absolute: where the node's database lies. */
+  readonly home: string;
   readonly device: { readonly memoryBytes: Bytes; readonly lanes: number };
   /** Absolute. */
   readonly modelsDir: string;
   /** As the file lists them; models that only lie in the models folder get `defaultModel`. */
   readonly models: readonly ModelConfig[];
+  readonly tenants: readonly TenantConfig[];
   readonly defaults: {
     readonly contextTokens: number;
     readonly parallel: number;
@@ -111,11 +121,12 @@ export function loadConfig(request: ConfigRequest = {}): LoadedConfig {
   const cwd = request.cwd ?? process.cwd();
   const machine = request.machine ?? readMachine();
   const path = request.path === undefined ? findConfig(env, cwd, machine) : request.path && resolve(cwd, request.path);
-  const file: ConfigFile = path === null ? { values: {}, models: [] } : parseConfig(readText(path), basename(path));
+  const file: ConfigFile =
+    path === null ? { values: {}, models: [], tenants: [] } : parseConfig(readText(path), basename(path));
   const warnings: string[] = [];
   const values = mergeValues(file.values, request.flags ?? {}, env, warnings);
   const folder = path === null ? cwd : dirname(path);
-  const config = assemble(values, file.models, { folder, env, machine });
+  const config = assemble(values, file, { folder, env, machine });
   const { memoryBytes, lanes } = config.device;
   if (lanes > machine.cores) {
     warnings.push(
@@ -183,7 +194,7 @@ interface Surroundings {
   readonly machine: Machine;
 }
 
-function assemble(values: OptionValues, entries: readonly ModelEntry[], around: Surroundings): BerthConfig {
+function assemble(values: OptionValues, file: ConfigFile, around: Surroundings): BerthConfig {
   const need = <Path extends OptionPath>(path: Path): NonNullable<OptionValues[Path]> => {
     const value = values[path];
     if (value === null || value === undefined) throw new BerthError('internal', `the option ${path} has no default`);
@@ -193,12 +204,14 @@ function assemble(values: OptionValues, entries: readonly ModelEntry[], around: 
   const home = resolve(berthHome(env, machine));
   const place = (path: string | null): string | null => (path === null ? null : localPath(path, folder, machine));
   const config: BerthConfig = {
+    home,
     device: {
       memoryBytes: values['device.memory'] ?? Math.floor(machine.usableMemoryBytes * 0.7),
       lanes: values['device.lanes'] ?? machine.cores,
     },
     modelsDir: place(values.modelsDir) ?? join(home, 'models'),
     models: [],
+    tenants: file.tenants.map(tenantFrom),
     defaults: {
       contextTokens: need('defaults.context'),
       parallel: need('defaults.parallel'),
@@ -240,7 +253,7 @@ function assemble(values: OptionValues, entries: readonly ModelEntry[], around: 
     pull: { hubUrl: values['pull.hubUrl'], hubToken: values['pull.hubToken'] },
     log: { level: need('log.level') },
   };
-  return { ...config, models: entries.map((entry) => modelFrom(entry, config, around)) };
+  return { ...config, models: file.models.map((entry) => modelFrom(entry, config, around)) };
 }
 
 function modelFrom({ id, values }: ModelEntry, config: BerthConfig, { folder, machine }: Surroundings): ModelConfig {
@@ -262,6 +275,9 @@ function modelFrom({ id, values }: ModelEntry, config: BerthConfig, { folder, ma
     embedWindowMicros: values.embedWindow ?? EMBED_WINDOW_MICROS,
     slo: values.slo ?? usual.slo,
     engine: values.engine ?? null,
+    tenants: values.tenants?.map(tenantId) ?? null,
+    limits: values.limits ?? UNLIMITED,
+    price: values.price ?? null,
   };
 }
 
@@ -284,6 +300,9 @@ export function defaultModel(
     embedWindowMicros: EMBED_WINDOW_MICROS,
     slo: config.defaults.slo,
     engine: null,
+    tenants: null,
+    limits: UNLIMITED,
+    price: null,
   };
 }
 

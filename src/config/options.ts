@@ -5,6 +5,7 @@
 import { MIB, MINUTE, SECOND } from '../core/ids.ts';
 import { bytes, choice, duration, text, texts, whole, yesNo } from './kinds.ts';
 import type { Kind } from './kinds.ts';
+import { limits, price } from './tenants.ts';
 
 export interface Option<Value> {
   readonly kind: Kind<Value>;
@@ -316,6 +317,24 @@ export const MODEL_OPTIONS = {
     default: null,
     otherwise: 'the node’s (`--engine`), llamacpp',
     about: 'Which engine runs it: docs/engines.md compares them.',
+  }),
+  tenants: option({
+    kind: texts('a list of tenants'),
+    default: null,
+    otherwise: 'all',
+    about: 'Only these see it and can use it.',
+  }),
+  limits: option({
+    kind: limits,
+    default: null,
+    otherwise: 'none',
+    about: 'What each tenant may use of it, besides the tenant’s own limits.',
+  }),
+  price: option({
+    kind: price,
+    default: null,
+    otherwise: 'nothing',
+    about: 'What a million tokens cost, for `berth usage`; `cached` as `input` where it isn’t named.',
   }),
 } as const;
 

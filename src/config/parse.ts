@@ -9,6 +9,8 @@ import { BerthError } from '../errors.ts';
 import { closest } from './closest.ts';
 import { MODEL_OPTIONS, OPTIONS } from './options.ts';
 import type { ModelOptionValues, Option, OptionPath, OptionValues } from './options.ts';
+import { TENANT_ID, TENANT_ID_EXPECTED, TENANT_OPTIONS } from './tenants.ts';
+import type { TenantEntry } from './tenants.ts';
 
 type Path = readonly (string | number)[];
 
@@ -21,6 +23,7 @@ export interface ModelEntry {
 export interface ConfigFile {
   readonly values: Partial<OptionValues>;
   readonly models: readonly ModelEntry[];
+  readonly tenants: readonly TenantEntry[];
 }
 
 /** One thing wrong. `key`: the problem is this key of the mapping at `path`. */
@@ -51,9 +54,9 @@ const field = <Value>(option: Option<Value>) =>
     })
     .optional();
 
-const MODEL_FIELDS = Object.fromEntries(
-  Object.entries(MODEL_OPTIONS).map(([name, option]) => [name, field(option as Option<unknown>)]),
-);
+const fieldsOf = (options: object) =>
+  Object.fromEntries(Object.entries(options).map(([name, option]) => [name, field(option as Option<unknown>)]));
+const MODEL_FIELDS = fieldsOf(MODEL_OPTIONS);
 
 /** An id is a file's name too (as `checkName` of the models folder has it); an alias may be any name that clients ask for. */
 const MODEL_ID = /^[a-z0-9][a-z0-9._-]{0,127}$/i;
@@ -85,6 +88,14 @@ const NAMED_MODELS = orNothing(
   {},
 );
 
+const TENANTS = orNothing(
+  z.record(
+    z.string(),
+    z.preprocess((value) => value ?? {}, z.strictObject(fieldsOf(TENANT_OPTIONS))),
+  ),
+  {},
+);
+
 /** Section → key → its option. The section '' holds what stands at the top. */
 const SECTIONS = new Map<string, Map<string, Option<unknown>>>();
 for (const [path, option] of Object.entries(OPTIONS)) {
@@ -94,7 +105,7 @@ for (const [path, option] of Object.entries(OPTIONS)) {
 }
 
 function rootSchema(models: z.ZodType) {
-  const shape: Record<string, z.ZodType> = { models };
+  const shape: Record<string, z.ZodType> = { models, tenants: TENANTS };
   for (const [section, options] of SECTIONS) {
     const fields = Object.fromEntries([...options].map(([key, option]) => [key, field(option)]));
     if (section === '') Object.assign(shape, fields);
@@ -121,7 +132,8 @@ export function parseConfig(yaml: string, file: string): ConfigFile {
   const parsed = (listed ? WITH_LIST : WITH_NAMES).safeParse(raw);
   const problems: Problem[] = parsed.success ? [] : parsed.error.issues.flatMap((issue) => explain(issue, raw));
   const models = modelsOf(parsed.success ? parsed.data['models'] : readable(raw));
-  problems.push(...checkNames(models));
+  const tenants = tenantsOf(parsed.success ? parsed.data['tenants'] : isObject(raw) ? raw['tenants'] : {});
+  problems.push(...checkNames(models), ...checkTenants(tenants, models));
   if (problems.length > 0) {
     const located = problems.map((problem) => ({ line: lineOf(document, lines, problem), problem }));
     const sorted = located.toSorted((a, b) => a.line - b.line);
@@ -131,7 +143,7 @@ export function parseConfig(yaml: string, file: string): ConfigFile {
     });
     throw new BerthError('config_invalid', messages.join('\n'), { param: problems[0]?.path.join('.') ?? '' });
   }
-  return { values: parsed.success ? flatten(parsed.data) : {}, models };
+  return { values: parsed.success ? flatten(parsed.data) : {}, models, tenants };
 }
 
 function toPlain(document: Document, file: string): unknown {
@@ -163,6 +175,24 @@ function modelsOf(models: unknown): ModelEntry[] {
   }
   const named = isObject(models) ? models : {};
   return Object.entries(named).map(([id, values]) => entry(id, ['models', id], isObject(values) ? values : {}));
+}
+
+const tenantsOf = (tenants: unknown): TenantEntry[] =>
+  Object.entries(isObject(tenants) ? tenants : {}).map(([id, values]) => ({
+    id,
+    values: isObject(values) ? values : {},
+  }));
+
+/** A tenant that a model names may be one of the database, so a name that isn't here is no mistake. */
+function checkTenants(tenants: readonly TenantEntry[], models: readonly ModelEntry[]): Problem[] {
+  const check = (id: string, path: Path): Problem[] =>
+    TENANT_ID.test(id) ? [] : [{ path, message: `expected ${TENANT_ID_EXPECTED}, received ${describe(id)}` }];
+  return [
+    ...tenants.flatMap(({ id }) => check(id, ['tenants', id])),
+    ...models.flatMap(({ values, path }) =>
+      (values.tenants ?? []).flatMap((id, index) => check(id, [...path, 'tenants', index])),
+    ),
+  ];
 }
 
 /** What can be read of the models of a file with errors, so that all of its errors are told at once. */
@@ -218,11 +248,21 @@ function explain(issue: z.core.$ZodIssue, raw: unknown): Problem[] {
   }
   if (issue.code === 'custom') return [{ path, message: issue.message }];
   const found = path.reduce<unknown>((at, step) => (at as Record<string | number, unknown> | null)?.[step], raw);
-  const expected = path[0] === 'models' && path.length === 1 ? 'a list or a mapping of models' : 'a mapping of fields';
+  const expected =
+    path[0] === 'models' && path.length === 1
+      ? 'a list or a mapping of models'
+      : path[0] === 'tenants' && path.length === 1
+        ? 'a mapping of tenants'
+        : 'a mapping of fields';
   return [{ path, message: `expected ${expected}, received ${describe(found)}` }];
 }
 
-const ROOT_KEYS = ['models', ...[...SECTIONS.keys()].filter((s) => s !== ''), ...(SECTIONS.get('')?.keys() ?? [])];
+const ROOT_KEYS = [
+  'models',
+  'tenants',
+  ...[...SECTIONS.keys()].filter((s) => s !== ''),
+  ...(SECTIONS.get('')?.keys() ?? []),
+];
 
 function hint(path: Path, key: string): string {
   const known =
@@ -230,7 +270,9 @@ function hint(path: Path, key: string): string {
       ? ROOT_KEYS
       : path[0] === 'models'
         ? ['id', ...Object.keys(MODEL_OPTIONS)]
-        : [...(SECTIONS.get(String(path[0]))?.keys() ?? [])];
+        : path[0] === 'tenants'
+          ? Object.keys(TENANT_OPTIONS)
+          : [...(SECTIONS.get(String(path[0]))?.keys() ?? [])];
   const near = closest(key, known);
   if (near !== null) return `did you mean \`${near}\`?`;
   const elsewhere = Object.keys(OPTIONS).find((option) => option.endsWith(`.${key}`));

@@ -2,13 +2,14 @@ import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { MODEL_OPTIONS, OPTIONS } from './options.ts';
 import type { Option } from './options.ts';
+import { TENANT_OPTIONS } from './tenants.ts';
 import { configurationPage } from './reference.ts';
 
 test('docs/configuration.md is what the table says (write it with -u)', async () => {
   await expect(configurationPage()).toMatchFileSnapshot('../../docs/configuration.md');
 });
 
-const all = Object.entries({ ...OPTIONS, ...MODEL_OPTIONS }) as [string, Option<unknown>][];
+const all = Object.entries({ ...OPTIONS, ...MODEL_OPTIONS, ...TENANT_OPTIONS }) as [string, Option<unknown>][];
 
 test.each(all)('%s: its default is a value of its kind, or it says what holds instead', (_, option) => {
   if (option.default === null) expect(option.otherwise).toMatch(/\w/);
@@ -25,7 +26,7 @@ test('no flag and no variable stands for two settings', () => {
 
 test('the example shows every section', () => {
   const example = readFileSync(new URL('../../berth.example.yaml', import.meta.url), 'utf8');
-  for (const section of ['device', 'modelsDir', 'models', 'limits', 'residency', 'kv', 'http', 'log']) {
+  for (const section of ['device', 'modelsDir', 'models', 'tenants', 'limits', 'residency', 'kv', 'http', 'log']) {
     expect(example).toMatch(new RegExp(`^${section}:`, 'm'));
   }
 });

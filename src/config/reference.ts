@@ -1,6 +1,7 @@
 /** docs/configuration.md, made from the table of options. `vitest run --project unit src/config/reference.test.ts -u` writes it. */
 import { MODEL_OPTIONS, OPTIONS } from './options.ts';
 import type { Option } from './options.ts';
+import { TENANT_OPTIONS } from './tenants.ts';
 
 const INTRO = `# Configuration
 
@@ -24,7 +25,7 @@ that is wrong stops the start.
 
 **Saved changes** are applied while the node runs. Flags and variables still hold. A save with an error changes nothing: the node
 logs it, \`GET /api/admin/status\` shows it as \`configError\`, and the old configuration stays in force. Where the node listens
-(all of \`http\`), \`modelsDir\`, \`kv\`, \`limits.bodyBytes\`, \`limits.loadTimeout\` and \`log.level\` change with the next start only.
+(all of \`http\` but \`apiKeys\`), \`modelsDir\`, \`kv\`, \`limits.bodyBytes\`, \`limits.loadTimeout\` and \`log.level\` change with the next start only.
 
 **Units.** A size is \`6GiB\`, \`512MiB\`, \`1.5G\` (binary), \`8GB\` (decimal) or a number of bytes. A duration is \`250ms\`, \`90s\`, \`5m\`,
 \`1h30m\`, \`2d\` or a number of **seconds**, as Ollama's \`keep_alive\`; \`-1\` or \`forever\` is for ever. In variables and flags the items
@@ -71,6 +72,21 @@ models:
 Ids and aliases share one space of names, whatever their case: a name means one model.
 `;
 
+const TENANTS = `## tenants
+
+A mapping of ids to what holds for each; [tenants](tenants.md) tells the whole story. Tenants can be made by \`berth tenants add\` too: one
+that is in both is as it stands here, and can be changed here only. \`default\` is the tenant of \`http.apiKeys\`, and of everybody while no
+key is needed. Keys of tenants are made by \`berth keys create\`, never written here.
+
+\`\`\`yaml
+tenants:
+  acme:
+    weight: 2
+    models: [smol*]
+    limits: {requestsPerMinute: 600, tokensPerMinute: 100K, concurrency: 8, queue: 32, budget: 50M/month}
+\`\`\`
+`;
+
 /** The whole page. */
 export function configurationPage(): string {
   const sections = new Map<string, [string, Option<unknown>][]>();
@@ -78,9 +94,16 @@ export function configurationPage(): string {
     const name = entry[0].split('.')[0] ?? '';
     sections.set(name, [...(sections.get(name) ?? []), entry]);
   }
-  const rows = (Object.entries(MODEL_OPTIONS) as [string, Option<unknown>][]).map(([name, option]) =>
-    row([code(name), option.kind.expected, usual(option), option.about]),
-  );
-  const models = [head(['field', 'value', 'default', 'what it does']), ...rows].join('\n');
-  return [INTRO, ...[...sections].map(([name, paths]) => section(name, paths)), `${MODELS}\n${models}\n`].join('\n');
+  const fields = (options: object): string => {
+    const rows = (Object.entries(options) as [string, Option<unknown>][]).map(([name, option]) =>
+      row([code(name), option.kind.expected, usual(option), option.about]),
+    );
+    return [head(['field', 'value', 'default', 'what it does']), ...rows].join('\n');
+  };
+  return [
+    INTRO,
+    ...[...sections].map(([name, paths]) => section(name, paths)),
+    `${MODELS}\n${fields(MODEL_OPTIONS)}\n`,
+    `${TENANTS}\n${fields(TENANT_OPTIONS)}\n`,
+  ].join('\n');
 }
