@@ -1,9 +1,26 @@
 /** What the admin API answers, for the console, the CLI and the tests. Types only. */
 import type { PullProgress } from '../models/progress.ts';
 import type { DecisionView, KvView, ModelView, NodeStatus } from '../runtime/api.ts';
+import type { LimitSpec } from '../limits/spec.ts';
+import type { MeterView } from '../limits/meter.ts';
+import type { UsageGroup, UsageSum } from '../store/usage.ts';
 import type { ErrorBody } from './openai/errors.ts';
+import type { Key, Tenant } from './tenants/types.ts';
 
-export type { DecisionView, ErrorBody, KvView, ModelView, NodeStatus, PullProgress };
+export type {
+  DecisionView,
+  ErrorBody,
+  KvView,
+  ModelView,
+  NodeStatus,
+  PullProgress,
+  Tenant,
+  Key,
+  LimitSpec,
+  MeterView,
+  UsageGroup,
+  UsageSum,
+};
 
 /** GET /api/admin/status */
 export type StatusResponse = NodeStatus;
@@ -56,3 +73,61 @@ export type PullLine =
   | ({ readonly type: 'progress' } & PullProgress)
   | { readonly type: 'done'; readonly id: string }
   | ({ readonly type: 'error' } & ErrorBody);
+
+/** GET /api/admin/tenants */
+export interface TenantsResponse {
+  readonly tenants: readonly (Tenant & { readonly keys: number })[];
+  /** Is a key needed? Not while there is nothing but the default tenant. */
+  readonly keyed: boolean;
+}
+
+/** GET and POST /api/admin/tenants/{id}; POST /api/admin/tenants. */
+export interface TenantResponse {
+  readonly tenant: Tenant;
+  readonly keys: readonly Key[];
+  /** Its counters now; null: it has no limits. */
+  readonly meter: MeterView | null;
+}
+
+/** Body of POST /api/admin/tenants; without the id, of POST /api/admin/tenants/{id}: what is absent stays as it is. */
+export interface NewTenantRequest {
+  readonly id: string;
+  readonly name?: string;
+  readonly weight?: number;
+  readonly limits?: Partial<LimitSpec> | null;
+  readonly models?: readonly string[] | null;
+  readonly isolation?: 'strict' | 'shared';
+  readonly disabled?: boolean;
+}
+
+/** GET /api/admin/keys */
+export interface KeysResponse {
+  readonly keys: readonly Key[];
+}
+
+/** Body of POST /api/admin/keys */
+export interface NewKeyRequest {
+  /** Absent: the default one. */
+  readonly tenant?: string;
+  readonly name?: string;
+  readonly models?: readonly string[] | null;
+  readonly limits?: Partial<LimitSpec> | null;
+  readonly expiresInSeconds?: number | null;
+}
+
+/** POST /api/admin/keys and …/keys/{id}/rotate: the only time that the secret is shown. */
+export interface NewKeyResponse {
+  readonly key: Key;
+  readonly secret: string;
+}
+
+/** POST /api/admin/keys/{id}/revoke, DELETE /api/admin/keys/{id} */
+export interface KeyResponse {
+  readonly key: Key;
+}
+
+/** GET /api/admin/usage?by=tenant,model&since=…&until=…&tenant=…; with `format=csv` the same as text/csv. */
+export interface UsageResponse {
+  readonly by: readonly UsageGroup[];
+  readonly usage: readonly UsageSum[];
+}

@@ -23,6 +23,8 @@ import { addHealth } from './health.ts';
 import { createHttpApp, headersOf, limitsOf, route } from './http.ts';
 import { errorBody, parse, toBerthError } from './openai/errors.ts';
 import type { HttpLimits, HttpOptions } from './options.ts';
+import type { TenantAdmin } from './tenants/admin.ts';
+import { addTenantRoutes } from './tenants/admin.ts';
 
 export interface AdminOptions extends HttpOptions {
   /** Without it whoever reaches the listener is the operator. */
@@ -38,6 +40,10 @@ export interface AdminOptions extends HttpOptions {
   ) => Promise<{ readonly id: string }>;
   /** Unregisters a model and removes its file. Absent: `DELETE /models/{id}` is refused. */
   readonly remove?: (id: string) => Promise<void>;
+  /** Tenants, keys and usage. Absent: the node knows one tenant. */
+  readonly tenancy?: TenantAdmin;
+  /** More lines for `/metrics`. */
+  readonly metrics?: () => string;
 }
 
 const noFields = z.strictObject({});
@@ -132,7 +138,7 @@ export function createAdmin(node: NodeApi, options: AdminOptions = {}): FastifyI
     return { success: true, id };
   };
   const metrics = async (_request: FastifyRequest, reply: FastifyReply): Promise<string> => {
-    const text = await node.metrics();
+    const text = (await node.metrics()) + (options.metrics?.() ?? '');
     reply.type('text/plain; version=0.0.4; charset=utf-8');
     return text;
   };
@@ -151,6 +157,7 @@ export function createAdmin(node: NodeApi, options: AdminOptions = {}): FastifyI
   route(app, '/api/admin/pull', {
     POST: pull === undefined ? () => absent('pull') : pullHandler(pull, limitsOf(options)),
   });
+  if (options.tenancy !== undefined) addTenantRoutes(app, options.tenancy);
   route(app, '/metrics', { GET: metrics });
   route(app, '/api/admin/metrics', { GET: metrics });
   return app;

@@ -40,7 +40,9 @@ export function startRun(
   const [first, ...rest] = all;
   if (first === undefined) throw new BerthError('invalid_request', 'The request asks for nothing.');
   const submissions = [first, ...rest] as const;
-  const ticket = gate.admit(principalOf(request), submissions, perPrompt, (headers) => reply.headers(headers));
+  const ticket = gate.admit(principalOf(request), submissions, perPrompt, (headers) => {
+    void reply.headers(headers);
+  });
   const run = new Run(ticket, submissions, perPrompt, limits.responseMillis);
   const { raw } = reply;
   raw.once('close', () => run.cancel());

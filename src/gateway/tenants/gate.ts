@@ -41,6 +41,7 @@ export class Gate {
   readonly #meters = new Map<string, Meter>();
   /** Tickets that wait for a place, the first come first; a tenant's meters are nobody else's. */
   readonly #held = new Map<TenantId, Set<Ticket>>();
+  readonly #refusals = new Map<string, number>();
 
   constructor(node: NodeApi, options: GateOptions = {}) {
     this.#node = node;
@@ -80,7 +81,10 @@ export class Gate {
     if (meters.length > 0) {
       const got = reserve(meters, this.#expect(id, submissions, perPrompt), now);
       tell(rateHeaders(meters.map((meter) => meter.view(now))));
-      if (!(got instanceof Reservation)) throw refusalOf(got);
+      if (!(got instanceof Reservation)) {
+        this.#refusals.set(got.limit, (this.#refusals.get(got.limit) ?? 0) + 1);
+        throw refusalOf(got);
+      }
       reservation = got;
     }
     const { record } = this.#options;
@@ -102,6 +106,11 @@ export class Gate {
     });
     if (reservation !== null) this.#startOrHold(principal.tenantId, ticket);
     return ticket;
+  }
+
+  /** How often each kind of limit has refused. */
+  get refusals(): ReadonlyMap<string, number> {
+    return this.#refusals;
   }
 
   /** The counters of a tenant, of a key, or of a tenant's use of a model; null: it has no limits. */

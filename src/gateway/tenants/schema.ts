@@ -43,7 +43,10 @@ const tenantFields = {
 };
 
 const idText = 'must be a short name of lower-case letters, digits, - and _';
-export const newTenantSchema = z.strictObject({ id: z.string().regex(TENANT_ID, idText), ...tenantFields });
+export const newTenantSchema = z.strictObject({
+  id: z.string().refine((id) => TENANT_ID.test(id), idText),
+  ...tenantFields,
+});
 export const tenantChangeSchema = z.strictObject(tenantFields);
 
 export const newKeySchema = z.strictObject({
