@@ -102,6 +102,73 @@ const withSampling = (command: Command): Command =>
     .option('-v, --verbose', 'print tokens and times at the end');
 
 type Run = (...args: never[]) => Promise<void>;
+type Runner = (load: () => Promise<Run>) => (...args: unknown[]) => Promise<void>;
+
+const withLimits = (command: Command): Command =>
+  withAdmin(command)
+    .option('--models <patterns>', 'models it may use, as smol*,tiny; all for every one')
+    .option('--requests-per-minute <n>', 'most requests a minute; none takes a limit back')
+    .option('--tokens-per-minute <n>', 'most tokens a minute, in and out, as 10K')
+    .option('--concurrency <n>', 'most requests at once')
+    .option('--queue <n>', 'most requests that wait for that (else 100)')
+    .option('--budget <tokens/window>', 'most tokens in a window, as 500K/day, 5M/month, 1M/total');
+const withTenant = (command: Command): Command =>
+  withLimits(command)
+    .option('--name <name>', 'what people call it')
+    .option('--weight <n>', 'its share of the device against the others (else 1)')
+    .addOption(new Option('--isolation <how>', 'see docs/security.md').choices(['strict', 'shared']));
+
+/** Tenants, their keys and their usage. */
+function addTenancy(program: Command, run: Runner): void {
+  const group = (name: string, about: string) => {
+    const parent = program.command(name).description(about);
+    return (usage: string, text: string): Command =>
+      parent.command(usage).description(text).allowExcessArguments(false);
+  };
+  const tenants = group('tenants', 'who shares the node: add, ls, show, set, rm');
+  const tenantsModule = () => import('./commands/tenants.ts');
+  withTenant(tenants('add <id>', 'make a tenant')).action(run(async () => (await tenantsModule()).add));
+  withAdmin(tenants('ls', 'list the tenants').alias('list'))
+    .option('-q, --quiet', 'print ids only')
+    .action(run(async () => (await tenantsModule()).list));
+  withAdmin(tenants('show <id>', 'print a tenant, its keys, and what is left of its limits')).action(
+    run(async () => (await tenantsModule()).show),
+  );
+  withTenant(tenants('set <id>', 'change what is named, leave the rest'))
+    .option('--disable', 'refuse its keys')
+    .option('--enable', 'accept them again')
+    .action(run(async () => (await tenantsModule()).set));
+  withAdmin(tenants('rm <id...>', 'remove tenants and revoke their keys')).action(
+    run(async () => (await tenantsModule()).rm),
+  );
+
+  const keys = group('keys', 'secrets that callers show: create, ls, rotate, revoke');
+  const keysModule = () => import('./commands/keys.ts');
+  withLimits(keys('create', 'make a key; its secret is printed this once'))
+    .option('--tenant <id>', 'whose (else default)')
+    .option('--name <name>', 'what it is for')
+    .option('--expires <duration>', 'how long it works, as 90d (else until it is revoked)')
+    .action(run(async () => (await keysModule()).create));
+  withAdmin(keys('ls', 'list the keys, never their secrets').alias('list'))
+    .option('--tenant <id>', 'of this tenant only')
+    .option('-a, --all', 'revoked ones too')
+    .option('-q, --quiet', 'print ids only')
+    .action(run(async () => (await keysModule()).list));
+  withAdmin(keys('rotate <id>', 'another secret for the same rights; the old one ends at once')).action(
+    run(async () => (await keysModule()).rotate),
+  );
+  withAdmin(keys('revoke <id...>', 'end keys at once')).action(run(async () => (await keysModule()).revoke));
+
+  withAdmin(
+    program.command('usage').description('what was used, by whom, and what it cost').allowExcessArguments(false),
+  )
+    .option('--by <groups>', 'tenant, key, model, day and kind, separated by commas (else tenant,model)')
+    .option('--since <when>', 'a day as 2026-01-31, or how long ago as 7d')
+    .option('--until <when>', 'the same, not included')
+    .option('--tenant <id>', 'of this tenant only')
+    .option('--csv', 'print CSV')
+    .action(run(async () => (await import('./commands/usage.ts')).usage));
+}
 
 export function buildProgram(io: Io): Command {
   const program = new Command('berth')
@@ -131,7 +198,9 @@ export function buildProgram(io: Io): Command {
     .option('--no-config', 'read no configuration file');
   for (const { option } of settingFlags()) serve.addOption(option);
   withJson(serve)
-    .addOption(new Option('--engine <name>', 'engine of models that name none').choices(['llamacpp', 'llama-server', 'fake']))
+    .addOption(
+      new Option('--engine <name>', 'engine of models that name none').choices(['llamacpp', 'llama-server', 'fake']),
+    )
     .option('--journal <file>', 'write all events and decisions, without any text of users')
     .option('--insecure-no-auth', 'listen beyond loopback without keys: whoever reaches the port may use it')
     .action(run(async () => (await import('./commands/serve.ts')).serve));
@@ -170,6 +239,7 @@ export function buildProgram(io: Io): Command {
   withAdmin(add('why <name>', 'print the decisions about a model or a request, with the numbers compared'))
     .option('-n, --last <n>', 'only the last so many')
     .action(run(async () => (await import('./commands/why.ts')).why));
+  addTenancy(program, run);
   withFolder(add('doctor', 'check this machine, and say what to do')).action(
     run(async () => (await import('./commands/doctor.ts')).doctor),
   );

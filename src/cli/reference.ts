@@ -47,8 +47,12 @@ const docsIo: Io = {
   exit: () => undefined,
 };
 
-const helpOf = (command: Command): string =>
-  `## berth ${command.name()}\n\n\`\`\`text\n${command.helpInformation().trimEnd()}\n\`\`\`\n`;
+/** A group of commands is a section of one after the other. */
+const helpOf = (command: Command): string => {
+  const each = command.commands.length === 0 ? [command] : command.commands;
+  const texts = each.map((one) => `\`\`\`text\n${one.helpInformation().trimEnd()}\n\`\`\`\n`);
+  return `## berth ${command.name()}\n\n${texts.join('\n')}`;
+};
 
 /** What the exit codes have in common, in words. */
 const MEANINGS: Readonly<Record<number, string>> = {

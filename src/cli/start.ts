@@ -27,6 +27,8 @@ import type { KvTiers } from '../runtime/kv-desk.ts';
 import { BerthNode } from '../runtime/node.ts';
 import type { NodeConfiguration } from '../runtime/node.ts';
 import type { RunningNode, StartOptions } from '../runtime/start-types.ts';
+import { openTenancy } from './tenancy.ts';
+import type { Tenancy } from './tenancy.ts';
 import { version } from './version.ts';
 
 /** What `slo` promises: first token within, and between two tokens. They order work and bound turns. */
@@ -60,11 +62,12 @@ export async function startNode(options: StartOptions): Promise<RunningNode> {
     version,
     operatorDeadlineMicros: options.config.limits.loadTimeoutMicros,
   });
+  const tenancy = openTenancy(options.config, node, log, () => void apply().catch(() => {}));
   const engines = lazyEngines(options.config, log);
   let config = options.config;
   const catalogue = createCatalogue({ modelsDir: config.modelsDir, models: catalogueEntries(config) });
   await catalogue.refresh();
-  const apply = (): Promise<void> => node.configure(configurationOf(config, catalogue, engines, options));
+  const apply = (): Promise<void> => node.configure(configurationOf(config, catalogue, engines, options, tenancy));
   await apply();
 
   const listening = await listenGateway({
@@ -74,11 +77,20 @@ export async function startNode(options: StartOptions): Promise<RunningNode> {
     adminHost: options.adminHost,
     adminPort: options.adminPort,
     allowUnauthenticated: options.allowUnauthenticated,
-    gateway: { ...guards(config), apiKeys: config.http.apiKeys, limits: { bodyBytes: config.limits.bodyBytes }, log },
+    gateway: {
+      ...guards(config),
+      auth: tenancy.auth,
+      keyed: tenancy.keyed(),
+      gate: tenancy.gate,
+      limits: { bodyBytes: config.limits.bodyBytes },
+      log,
+    },
     admin: {
       ...guards(config),
       ...(config.http.adminKey === null ? {} : { adminKey: config.http.adminKey }),
       log,
+      tenancy: tenancy.admin,
+      metrics: tenancy.metrics,
       pull: async (source, name, onProgress, signal) => {
         const { id } = await pullModel(config, source, name, onProgress, signal);
         await catalogue.refresh();
@@ -93,6 +105,7 @@ export async function startNode(options: StartOptions): Promise<RunningNode> {
     },
   }).catch(async (error: unknown) => {
     await node.close(0);
+    tenancy.close();
     throw error;
   });
 
@@ -103,6 +116,7 @@ export async function startNode(options: StartOptions): Promise<RunningNode> {
           options.configPath,
           ({ config: changed, warnings }) => {
             config = changed;
+            tenancy.declare(changed);
             for (const warning of warnings) log.warn(warning);
             catalogue
               .configure(catalogueEntries(config))
@@ -132,8 +146,15 @@ export async function startNode(options: StartOptions): Promise<RunningNode> {
     pulls.abort();
     await watch?.close();
     await Promise.all([node.close(GRACE_MICROS), listening.close(GRACE_MICROS / MILLI)]);
+    tenancy.close();
   };
-  return { address: listening.url, adminAddress: listening.adminUrl, node, stop: () => (stopping ??= stop()) };
+  return {
+    address: listening.url,
+    adminAddress: listening.adminUrl,
+    node,
+    keyed: tenancy.keyed(),
+    stop: () => (stopping ??= stop()),
+  };
 }
 
 /** An empty list is left out: the listener then has its own rule, by where it listens. */
@@ -214,6 +235,7 @@ function configurationOf(
   catalogue: Catalogue,
   engines: Engines,
   options: StartOptions,
+  tenancy: Tenancy,
 ): NodeConfiguration {
   const configured = new Map(config.models.map((model) => [model.id as string, model]));
   const found = catalogue.list();
@@ -239,7 +261,7 @@ function configurationOf(
       queueTimeoutMicros: config.limits.queueTimeoutMicros,
     },
     residency: { ...config.residency, drainMicros: 2 * SECOND },
-    tenants: [{ tenantId: DEFAULT_TENANT, weight: 1 }],
+    tenants: tenancy.specs(),
     models,
   };
 }

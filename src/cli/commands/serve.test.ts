@@ -31,6 +31,7 @@ function begin(options: ServeOptions & Record<string, unknown>, models = many, t
       address: 'http://127.0.0.1:8420',
       adminAddress: 'http://127.0.0.1:8421',
       node: new StubNode(models),
+      keyed: start.config.http.apiKeys.length > 0,
       stop,
     });
   };

