@@ -11,6 +11,7 @@ import type { BenchArgs, BenchResult, BenchRow } from './harness.ts';
 import { percentile, result } from './harness.ts';
 import type { Answer } from './lib/client.ts';
 import { ask, inFlight } from './lib/client.ts';
+import { heldBytes } from './lib/node-admin.ts';
 import { watchMemory } from './lib/processes.ts';
 import type { Server } from './lib/servers.ts';
 import { copyModels, startBerth } from './lib/servers.ts';
@@ -31,7 +32,7 @@ export async function run(args: BenchArgs): Promise<BenchResult> {
   let berth: Server | null = null;
   try {
     const largest = await measureLargest(folder, names.slice(0, 2));
-    const budgetBytes = FIT * largest.modelBytes + largest.overheadBytes;
+    const budgetBytes = FIT * largest.largestBytes + largest.overheadBytes;
     berth = await startBerth({ config: config(folder, `${budgetBytes}`) });
     const alone = await answersAlone(berth, names);
     const memory = watchMemory(berth.pid);
@@ -70,28 +71,12 @@ const question = (server: Server, model: string, index: number): Parameters<type
   extra: { ignore_eos: true },
 });
 
-interface StatusBody {
-  readonly device: { readonly chargedBytes: number; readonly reservedBytes: number };
-}
-interface ModelsBody {
-  readonly models: readonly { readonly id: string; readonly chargedBytes: number }[];
-}
-
 /** What the larger of the two models takes on this machine, and what the node holds beside models. */
-async function measureLargest(
-  folder: string,
-  names: readonly string[],
-): Promise<{ modelBytes: number; overheadBytes: number }> {
+async function measureLargest(folder: string, names: readonly string[]): ReturnType<typeof heldBytes> {
   const server = await startBerth({ config: config(folder, '4GiB') });
   try {
     for (const model of names) await ask(question(server, model, 0));
-    const { models } = (await (await fetch(`${server.adminUrl}/api/admin/models`)).json()) as ModelsBody;
-    const { device } = (await (await fetch(`${server.adminUrl}/api/admin/status`)).json()) as StatusBody;
-    const held = models.map(({ chargedBytes }) => chargedBytes);
-    return {
-      modelBytes: Math.max(...held),
-      overheadBytes: device.reservedBytes - held.reduce((sum, bytes) => sum + bytes, 0),
-    };
+    return await heldBytes(server);
   } finally {
     await server.stop();
   }

@@ -76,6 +76,31 @@ describe('the plots', () => {
     expect(marks(svg ?? '', 'point')).toBe(4);
   });
 
+  it('show a next turn by where its KV was, and computed again once', async () => {
+    const rows = ['256', '1,024'].flatMap((tokens) =>
+      ['on the device', 'on disk'].map((where) =>
+        row(`SmolLM2, ${tokens} tokens`, `TTFT, KV ${where}; peer: computed again`, 90, 3_000),
+      ),
+    );
+    const svg =
+      (await plot(published('kv-return', [...rows, row('SmolLM2, 256 tokens', 'restore, KV on disk', 4)]))) ?? '';
+    expect(marks(svg, 'point')).toBe(6);
+    for (const name of ['on the device', 'on disk', 'computed again']) expect(svg).toContain(name);
+  });
+
+  it('show first tokens and prefill of conversations by contender', async () => {
+    const rows = ['Berth without KV tiers', 'router -t 1'].flatMap((peer) => [
+      row('200', `TTFT p50, peer ${peer}`, 200, 400),
+      row('200', `TTFT p95, peer ${peer}`, 900, 2_000),
+      row('200', `turns, peer ${peer}`, 6, 3),
+      row('200', `prefill computed, of the prompts, peer ${peer}`, 20, 60),
+    ]);
+    const least = row('200', 'prefill that could be saved, of the prompts', 85);
+    const svg = (await plot(published('conversations', [...rows, least]))) ?? '';
+    expect(marks(svg, 'bar')).toBe(9);
+    for (const name of ['Berth without KV tiers', 'llama-server -t 1']) expect(svg).toContain(name);
+  });
+
   it('are drawn for some benchmarks only, the same each time', async () => {
     expect(await plot(published('core', []))).toBeNull();
     expect(await plot(hot)).toBe(await plot(hot));

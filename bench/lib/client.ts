@@ -16,6 +16,16 @@ export interface Answer {
   readonly promptTokens: number;
   readonly outputTokens: number;
   readonly cachedTokens: number;
+  /** Of the prompt, what was not at hand: by the server's own count. */
+  readonly computedTokens: number;
+  /** What a Berth node says of the request; null: it is none. */
+  readonly berth: BerthField | null;
+}
+
+export interface BerthField {
+  readonly load_ms: number;
+  readonly restore_ms: number;
+  readonly kv_tier: 'device' | 'host' | 'disk' | null;
 }
 
 export interface Ask {
@@ -41,6 +51,9 @@ interface Chunk {
     readonly prompt_tokens_details?: { readonly cached_tokens?: number };
   } | null;
   readonly error?: { readonly message?: string };
+  readonly berth?: BerthField;
+  /** llama-server's. */
+  readonly timings?: { readonly prompt_n?: number };
 }
 
 // A connection for each request: some servers close idle ones without a word, which must not count against them.
@@ -71,11 +84,15 @@ export function ask({
   return new Promise((resolve) => {
     let text = '';
     let usage: Chunk['usage'] = null;
+    let berth: BerthField | null = null;
+    let computed: number | undefined;
     let error: string | null = null;
     let status = 0;
     const chunkMillis: number[] = [];
     const finish = (): void => {
       const totalMillis = performance.now() - intendedAt;
+      const promptTokens = usage?.prompt_tokens ?? 0;
+      const cachedTokens = usage?.prompt_tokens_details?.cached_tokens ?? 0;
       resolve({
         model,
         status,
@@ -84,9 +101,11 @@ export function ask({
         ttftMillis: chunkMillis[0] ?? totalMillis,
         totalMillis,
         chunkMillis,
-        promptTokens: usage?.prompt_tokens ?? 0,
+        promptTokens,
         outputTokens: usage?.completion_tokens ?? 0,
-        cachedTokens: usage?.prompt_tokens_details?.cached_tokens ?? 0,
+        cachedTokens,
+        computedTokens: computed ?? promptTokens - cachedTokens,
+        berth,
       });
     };
     const parser = createParser({
@@ -95,6 +114,8 @@ export function ask({
         const chunk = JSON.parse(data) as Chunk;
         if (chunk.error !== undefined) error = chunk.error.message ?? 'error';
         if (chunk.usage) usage = chunk.usage;
+        berth = chunk.berth ?? berth;
+        computed = chunk.timings?.prompt_n ?? computed;
         const [choice] = chunk.choices ?? [];
         const piece = choice?.text ?? choice?.delta?.content ?? '';
         if (piece === '') return;

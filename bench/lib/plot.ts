@@ -8,7 +8,7 @@ import { compile } from 'vega-lite';
 import type { Published } from './results.ts';
 
 /** Which of a benchmark's results have a picture. */
-export const PLOTTED = ['hot-models', 'concurrency', 'neighbours', 'embeddings'] as const;
+export const PLOTTED = ['hot-models', 'concurrency', 'neighbours', 'embeddings', 'kv-return', 'conversations'] as const;
 type Name = (typeof PLOTTED)[number];
 
 const isPlotted = (name: string): name is Name => (PLOTTED as readonly string[]).includes(name);
@@ -16,7 +16,7 @@ const isPlotted = (name: string): name is Name => (PLOTTED as readonly string[])
 const BERTH = 'Berth';
 const PEER = 'llama-server';
 /** Berth's colour and the peers', told apart by brightness too. */
-const COLOURS = ['#d9480f', '#1971c2', '#98a2b0'];
+const COLOURS = ['#d9480f', '#1971c2', '#98a2b0', '#2b8a3e', '#7048a8', '#1a1f27'];
 const FONT = 'system-ui, "Segoe UI", Helvetica, Arial, "DejaVu Sans", sans-serif';
 
 interface Point {
@@ -215,6 +215,88 @@ const SPECS: Readonly<Record<Name, (result: Published) => TopLevelSpec>> = {
       data: { values },
       hconcat: [panel('texts/s'), panel('latency p50, ms')],
     });
+  },
+
+  'kv-return'({ rows, machine }) {
+    const again = 'nowhere: computed again';
+    const values = distinct(
+      rows.flatMap((row) => {
+        const [, where] = /^TTFT, KV (.+); peer: computed again$/.exec(row.metric) ?? [];
+        const [, model, tokens] = /^(.+), ([\d,]+) tokens$/.exec(row.case) ?? [];
+        if (where === undefined || model === undefined || tokens === undefined) return [];
+        const fields = { model, tokens: Number(tokens.replaceAll(',', '')) };
+        return points(row, again, fields).map((point) => (point.who === BERTH ? { ...point, who: where } : point));
+      }),
+    );
+    const order = [...new Set(values.map(({ who }) => who).filter((who) => who !== again)), again];
+    return chart('First token of a next turn, by where its KV is', ['milliseconds, logarithmic', machine], {
+      data: { values },
+      facet: columns('model', values),
+      spec: {
+        width: 300,
+        height: 260,
+        mark: { type: 'line', point: true },
+        encoding: {
+          x: { field: 'tokens', type: 'ordinal', title: 'tokens before the turn', axis: { labelAngle: 0 } },
+          y: { field: 'value', type: 'quantitative', title: 'ms', scale: { type: 'log' } },
+          color: {
+            field: 'who',
+            type: 'nominal',
+            title: null,
+            scale: { domain: order, range: COLOURS },
+            legend: { columns: 2 },
+          },
+        },
+      },
+    });
+  },
+
+  conversations({ rows, machine }) {
+    const pattern = /^(TTFT p50|TTFT p95|prefill computed, of the prompts), peer (.+)$/;
+    const values = distinct(
+      rows.flatMap((row) => {
+        const [, what, peer] = pattern.exec(row.metric) ?? [];
+        if (what === undefined || peer === undefined) return [];
+        return points(row, peer.replace('router', PEER), { what: what.replace('TTFT ', '') });
+      }),
+    );
+    const saved = rows.find(({ metric }) => metric === 'prefill that could be saved, of the prompts')?.berth ?? 0;
+    const bars = (format: string): object[] => [
+      { mark: { type: 'bar', cornerRadiusEnd: 2 }, encoding: { color: colour(values) } },
+      {
+        mark: { type: 'text', baseline: 'bottom', dy: -3, fontSize: 9, color: '#5b6675' },
+        encoding: { text: { field: 'value', format } },
+      },
+    ];
+    const y = (title: string): object => ({ field: 'value', type: 'quantitative', title });
+    const ttft = {
+      width: 340,
+      height: 240,
+      transform: [{ filter: { field: 'what', oneOf: ['p50', 'p95'] } }],
+      encoding: {
+        x: { field: 'what', type: 'nominal', title: 'time to the first token', axis: { labelAngle: 0 } },
+        xOffset: { field: 'who', sort: null },
+        y: y('ms'),
+      },
+      layer: bars('.0f'),
+    };
+    const prefill = {
+      width: 200,
+      height: 240,
+      transform: [{ filter: { field: 'what', equal: 'prefill computed, of the prompts' } }],
+      layer: [
+        {
+          encoding: {
+            x: { field: 'who', type: 'nominal', title: null, sort: null, axis: { labels: false, ticks: false } },
+            y: y('prompt tokens computed, %'),
+          },
+          layer: bars('.0f'),
+        },
+        { mark: { type: 'rule', strokeDash: [4, 4], color: '#1a1f27' }, encoding: { y: { datum: 100 - saved } } },
+      ],
+    };
+    const subtitle = ['dashed: what is left to compute if nothing is computed twice', machine];
+    return chart('More conversations than the device holds', subtitle, { data: { values }, hconcat: [ttft, prefill] });
   },
 };
 
