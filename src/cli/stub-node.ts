@@ -5,6 +5,7 @@ import { BerthError } from '../errors.ts';
 import { listenGateway } from '../gateway/listen.ts';
 import type { ListenOptions, Listening } from '../gateway/listen.ts';
 import { modelId, requestId } from '../core/ids.ts';
+import type { DeviceTimeRow } from '../runtime/device-time.ts';
 import type { DecisionView, KvView, ModelView, NodeApi, NodeStatus, StreamEvent, Submission } from '../runtime/api.ts';
 import type { Io } from './io.ts';
 import { runCli } from './program.ts';
@@ -118,6 +119,10 @@ export class StubNode implements NodeApi {
   }
   kv(): KvView | null {
     return null;
+  }
+
+  takeDeviceTime(): DeviceTimeRow[] {
+    return [];
   }
 
   metrics(): Promise<string> {

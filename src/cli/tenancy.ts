@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { BerthConfig } from '../config.ts';
 import type { TenantSpec } from '../core/events.ts';
+import { tenantId } from '../core/ids.ts';
 import { asBerthError } from '../errors.ts';
 import type { Authenticator } from '../gateway/auth.ts';
 import type { TenantAdmin } from '../gateway/tenants/admin.ts';
@@ -10,10 +11,11 @@ import { TenantDirectory } from '../gateway/tenants/directory.ts';
 import { Gate } from '../gateway/tenants/gate.ts';
 import type { Declared } from '../gateway/tenants/types.ts';
 import type { NodeApi } from '../runtime/api.ts';
+import type { DeviceTimeRow } from '../runtime/device-time.ts';
 import type { Log } from '../runtime/log.ts';
 import type { Store } from '../store/store.ts';
 import { openStore, STORE_FILE } from '../store/store.ts';
-import type { UsageRow } from '../store/usage.ts';
+import type { UsageAmounts } from '../store/usage.ts';
 import { createUsageWriter } from '../store/usage-writer.ts';
 
 export interface Tenancy {
@@ -28,15 +30,33 @@ export interface Tenancy {
   declare(config: BerthConfig): void;
   /** Shares of the device, for the core: of all that have another weight than the usual one. */
   specs(): TenantSpec[];
-  /** A row of device time that is no request's. */
-  record(row: UsageRow): void;
   /** Prometheus text. */
-  metrics(): string;
+  readonly metrics: () => string;
   /** Writes what waits, and closes the database. */
   close(): void;
 }
 
+/** Tells where its lanes' time went since it was last asked. */
+export type MeteredNode = NodeApi & { takeDeviceTime(): DeviceTimeRow[] };
+
 const UPKEEP_MILLIS = 1_000;
+/** The device's time is written down so often: each time a row for every tenant and model that computed. */
+const DEVICE_TIME_MILLIS = 60_000;
+/** Whose the time is that is nobody's; no tenant can be called so. */
+const NOBODY = tenantId('-');
+
+const NOTHING: UsageAmounts = {
+  inputTokens: 0,
+  cachedTokens: 0,
+  outputTokens: 0,
+  queueMicros: 0,
+  loadMicros: 0,
+  restoreMicros: 0,
+  prefillMicros: 0,
+  decodeMicros: 0,
+  laneMicros: 0,
+  costNanos: 0,
+};
 
 const declaredBy = (config: BerthConfig): Declared => ({
   tenants: config.tenants,
@@ -48,7 +68,7 @@ const declaredBy = (config: BerthConfig): Declared => ({
  * @param changed tenants' weights may have changed.
  * @throws BerthError store_unusable
  */
-export function openTenancy(config: BerthConfig, node: NodeApi, log: Log, changed: () => void): Tenancy {
+export function openTenancy(config: BerthConfig, node: MeteredNode, log: Log, changed: () => void): Tenancy {
   const store = openStore(config.home);
   try {
     return tenancyOn(store, config, node, log, changed);
@@ -58,7 +78,7 @@ export function openTenancy(config: BerthConfig, node: NodeApi, log: Log, change
   }
 }
 
-function tenancyOn(store: Store, config: BerthConfig, node: NodeApi, log: Log, changed: () => void): Tenancy {
+function tenancyOn(store: Store, config: BerthConfig, node: MeteredNode, log: Log, changed: () => void): Tenancy {
   const directory = new TenantDirectory(store, declaredBy(config));
   const writer = createUsageWriter({
     write: (rows) => store.usage.append(rows),
@@ -77,6 +97,15 @@ function tenancyOn(store: Store, config: BerthConfig, node: NodeApi, log: Log, c
     },
     holdMillis: config.limits.queueTimeoutMicros / 1_000,
   });
+  const noteDeviceTime = (): void => {
+    const at = Date.now();
+    for (const { kind, payer, modelId, laneMicros } of node.takeDeviceTime()) {
+      const { tenantId: whose, keyId } = payer ?? { tenantId: NOBODY, keyId: null };
+      const row = { at, kind, tenantId: whose, keyId, modelId, requestId: null, outcome: '' };
+      writer.add({ ...row, ...NOTHING, laneMicros });
+    }
+  };
+  const deviceTime = setInterval(noteDeviceTime, DEVICE_TIME_MILLIS).unref();
   let failing = false;
   const upkeep = setInterval(() => {
     try {
@@ -96,6 +125,7 @@ function tenancyOn(store: Store, config: BerthConfig, node: NodeApi, log: Log, c
       directory,
       gate,
       usage: (query) => {
+        noteDeviceTime();
         writer.flush();
         return store.usage.sums(query);
       },
@@ -108,10 +138,11 @@ function tenancyOn(store: Store, config: BerthConfig, node: NodeApi, log: Log, c
         .tenants()
         .filter(({ weight }) => weight !== 1)
         .map(({ id, weight }) => ({ tenantId: id, weight })),
-    record: (row) => writer.add(row),
     metrics: () => metricsText(writer.counts, gate.refusals),
     close: () => {
       clearInterval(upkeep);
+      clearInterval(deviceTime);
+      noteDeviceTime();
       if (!writer.flush()) log.error({ rows: writer.counts.waiting }, 'usage is lost: the database can’t be written');
       try {
         directory.upkeep();

@@ -37,7 +37,7 @@ export const MIGRATIONS: readonly string[] = [
   CREATE TABLE usage (
     id INTEGER PRIMARY KEY,
     at INTEGER NOT NULL,           -- when it ended
-    kind TEXT NOT NULL,            -- request | switch | idle | overhead
+    kind TEXT NOT NULL,            -- request | compute | switch | idle | overhead
     tenant TEXT NOT NULL,
     key_id TEXT NOT NULL,          -- '': none
     model TEXT NOT NULL,           -- '': none

@@ -5,8 +5,8 @@ import type { Database } from './database.ts';
 
 export const DAY_MILLIS = 86_400_000;
 
-/** One request; or device time that was no request's: a switch of models, an idle device, Berth's own work. */
-export type UsageKind = 'request' | 'switch' | 'idle' | 'overhead';
+/** One request, with its tokens; or a stretch of the device's time: computed, a switch of models, idle, Berth's own work. */
+export type UsageKind = 'request' | 'compute' | 'switch' | 'idle' | 'overhead';
 
 export interface UsageAmounts {
   readonly inputTokens: number;
