@@ -4,11 +4,12 @@ import type { Socket } from 'node:net';
 import { onTestFinished } from 'vitest';
 import type { ListenOptions, Listening } from '../../src/gateway/listen.ts';
 import { listenGateway } from '../../src/gateway/listen.ts';
+import type { NodeApi } from '../../src/runtime/api.ts';
 import { StubNode } from './stub-node.ts';
 
 const LOOPBACK = '127.0.0.1';
 
-export async function open(node: StubNode = new StubNode(), options: Partial<ListenOptions> = {}): Promise<Listening> {
+export async function open(node: NodeApi = new StubNode(), options: Partial<ListenOptions> = {}): Promise<Listening> {
   const listening = await listenGateway({
     node,
     host: LOOPBACK,

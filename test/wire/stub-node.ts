@@ -3,7 +3,7 @@
  * reads what the gateway asked for.
  */
 import { modelId } from '../../src/core/ids.ts';
-import { BerthError } from '../../src/errors.ts';
+import { BerthError, modelNotFound } from '../../src/errors.ts';
 import type { ModelView, NodeApi, NodeStatus, RequestTimings, StreamEvent, Submission } from '../../src/runtime/api.ts';
 
 type Sink = (event: StreamEvent) => void;
@@ -52,7 +52,14 @@ function stubModel(id: string, aliases: readonly string[] = []): ModelView {
   };
 }
 
-const TIMINGS: RequestTimings = { queueMicros: 1_500, loadMicros: 0, ttftMicros: 2_500, totalMicros: 9_000, restoreMicros: 0, kvTier: null };
+const TIMINGS: RequestTimings = {
+  queueMicros: 1_500,
+  loadMicros: 0,
+  ttftMicros: 2_500,
+  totalMicros: 9_000,
+  restoreMicros: 0,
+  kvTier: null,
+};
 const usage = (outputTokens: number) => ({
   promptTokens: 7,
   cachedTokens: 3,
@@ -144,7 +151,7 @@ export class StubNode implements NodeApi {
 
   model(name: string): ModelView {
     const found = this.views.find((view) => view.id === name || view.aliases.includes(name));
-    if (found === undefined) throw new BerthError('model_not_found', 'There is no such model.', { param: 'model' });
+    if (found === undefined) throw modelNotFound(name);
     return found;
   }
 
