@@ -111,14 +111,16 @@ describe('rows', () => {
       usage({ tenantId: tenantId('other') }),
     ]);
     const all = { by: [], since: null, until: null, tenantId: null } as const;
-    expect(ledger.sums(all)).toMatchObject([{ rows: 5, inputTokens: 40, laneMicros: 45, tenant: null, day: null }]);
-    expect(ledger.sums({ ...all, by: ['tenant', 'day'] }).map(({ tenant: t, day, rows }) => [t, day, rows])).toEqual([
-      ['acme', '1970-01-01', 2],
+    expect(ledger.sums(all)).toMatchObject([{ requests: 4, inputTokens: 40, laneMicros: 45, tenant: null, day: null }]);
+    expect(
+      ledger.sums({ ...all, by: ['tenant', 'day'] }).map(({ tenant: t, day, requests }) => [t, day, requests]),
+    ).toEqual([
+      ['acme', '1970-01-01', 1],
       ['acme', '1970-01-02', 2],
       ['other', '1970-01-01', 1],
     ]);
     const since = (at: number) =>
-      ledger.sums({ ...all, by: ['model'], since: at, tenantId: ACME }).map(({ model, rows }) => [model, rows]);
+      ledger.sums({ ...all, by: ['model'], since: at, tenantId: ACME }).map(({ model, requests }) => [model, requests]);
     expect(since(DAY_MILLIS)).toEqual([
       ['m1', 1],
       ['m2', 1],

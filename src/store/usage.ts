@@ -55,7 +55,8 @@ export interface UsageSum extends UsageAmounts {
   /** `2026-01-31`, UTC. */
   readonly day: string | null;
   readonly kind: string | null;
-  readonly rows: number;
+  /** Rows of requests; those of device time have none. */
+  readonly requests: number;
 }
 
 /** What a budget counts, and for whom: any field that is null is summed over. */
@@ -154,7 +155,11 @@ function sumsSql({ by, since, until, tenantId }: UsageQuery): { sql: string; val
   const columns = groups.map((group) => (group === 'day' ? day : GROUP_COLUMNS[group]));
   const names = groups.map((group) => GROUP_COLUMNS[group]).join(', ');
   const sums = AMOUNT_COLUMNS.map((name) => `sum(${name}) AS ${name}`);
-  const select = [...columns, `${wholeDays ? 'sum(rows)' : 'count(*)'} AS rows`, ...sums].join(', ');
+  const select = [
+    ...columns,
+    `sum(CASE kind WHEN 'request' THEN ${wholeDays ? 'rows' : '1'} ELSE 0 END) AS requests`,
+    ...sums,
+  ].join(', ');
   const tail = names === '' ? '' : ` GROUP BY ${names} ORDER BY ${names}`;
   const condition = where.length === 0 ? '' : ` WHERE ${where.join(' AND ')}`;
   return { sql: `SELECT ${select} FROM ${wholeDays ? 'usage_days' : 'usage'}${condition}${tail}`, values };
@@ -170,7 +175,7 @@ function fromRow(row: Record<string, SQLOutputValue>, by: readonly UsageGroup[])
     model: text('model'),
     day: by.includes('day') ? dayName(Number(row['day'])) : null,
     kind: text('kind'),
-    rows: Number(row['rows'] ?? 0),
+    requests: Number(row['requests'] ?? 0),
     ...(amounts as unknown as UsageAmounts),
   };
 }

@@ -16,7 +16,7 @@ export interface UsageOptions extends NodeOptions {
   readonly csv?: boolean;
 }
 
-const NUMBERS = ['REQUESTS', 'INPUT', 'CACHED', 'OUTPUT', 'DEVICE', 'LOADS', 'COST'];
+const NUMBERS = ['REQUESTS', 'INPUT', 'CACHED', 'OUTPUT', 'COMPUTE', 'LOADS', 'LANES', 'COST'];
 
 export async function usage(io: Io, options: UsageOptions): Promise<void> {
   const query = new URLSearchParams();
@@ -40,12 +40,13 @@ export async function usage(io: Io, options: UsageOptions): Promise<void> {
 }
 
 const numbersOf = (sum: UsageSum): string[] => [
-  String(sum.rows),
+  String(sum.requests),
   String(sum.inputTokens),
   String(sum.cachedTokens),
   String(sum.outputTokens),
   humanDuration(sum.prefillMicros + sum.decodeMicros),
   humanDuration(sum.loadMicros),
+  humanDuration(sum.laneMicros),
   costText(sum.costNanos),
 ];
 

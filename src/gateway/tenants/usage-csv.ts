@@ -2,7 +2,7 @@
 import type { UsageGroup, UsageSum } from '../../store/usage.ts';
 
 const COLUMNS = [
-  ['requests', 'rows'],
+  ['requests', 'requests'],
   ['input_tokens', 'inputTokens'],
   ['cached_tokens', 'cachedTokens'],
   ['output_tokens', 'outputTokens'],
