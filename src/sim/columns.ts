@@ -7,6 +7,7 @@ import { SECOND } from '../core/ids.ts';
 import type { Cluster, ModelCosts } from './costs.ts';
 import { costsOf } from './costs.ts';
 import type { PeerSetting } from './peers/gpus.ts';
+import { ROOM_TOKENS } from './peers/gpus.ts';
 import type { Slo } from './recorder.ts';
 import type { SimModel, SimSetting } from './simulate.ts';
 
@@ -16,14 +17,21 @@ export const COLUMNS: readonly Column[] = ['compat', 'honest', 'resident'];
 const GB = 1e9;
 const MOST_PREFILL_TOKENS = 4_096;
 
-/** How long models stay and how long others wait: Berth's settings for a GPU whose loads take about a second. The same for all traces. */
-export const GPU_RESIDENCY: ResidencySpec = {
-  minimumStayMicros: 2 * SECOND,
-  patienceMicros: 0,
-  drainMicros: 0,
-  keepAliveMicros: -1,
-  sleepForMicros: -1,
-};
+/**
+ * Berth's settings for a GPU, the same for all traces: a model stays as long as the longest load takes, so that the next load can hide
+ * behind it (half as long again where KV has to pass the same link); then whoever waits may come at once, and what runs is interrupted
+ * at a token.
+ */
+function residencyOf(column: Column, models: readonly SimModel[], linkBytesPerSecond: number): ResidencySpec {
+  const longestLoad = Math.max(0, ...models.map(({ costs }) => (costs.weightBytes * SECOND) / linkBytesPerSecond));
+  return {
+    minimumStayMicros: Math.ceil(longestLoad * (column === 'compat' ? 1 : 1.5)),
+    patienceMicros: 0,
+    drainMicros: 0,
+    keepAliveMicros: -1,
+    sleepForMicros: -1,
+  };
+}
 
 /**
  * The node aims at a tenth of the promised TTFT. A first token that comes just in time leaves nothing for the second, and the core orders
@@ -57,13 +65,15 @@ export function berthSetting(cluster: Cluster, { column, gpus, sloScale, models 
     const costs = costsOf(cluster, name, isCompat ? 'simulator' : 'refit');
     return { name, costs, ...roomOf(column, costs, memoryBytes, hardware.kv_fraction_of_free_memory) };
   };
+  const all = models.map(modelOf);
+  const linkBytesPerSecond = hardware.weights_host_to_device_gb_per_s * GB;
   return {
     devices: gpus,
     lanes: 1,
     memoryBytes,
     device: {
       quantumMicros: isCompat ? hardware.time_quantum_ms * 1_000 : 1,
-      linkBytesPerSecond: hardware.weights_host_to_device_gb_per_s * GB,
+      linkBytesPerSecond,
       freePrefetchLeastMicros: isCompat ? hardware.switch_minimum_ms * 1_000 : null,
       flatKvBytesPerToken: isCompat ? hardware.kv_swap_mb_per_token * 1e6 : null,
       batchTold: isCompat ? -1 : null,
@@ -71,12 +81,12 @@ export function berthSetting(cluster: Cluster, { column, gpus, sloScale, models 
     },
     slo,
     goals: { ttftMicros: Math.round(slo.ttftMicros * TTFT_GOAL_SHARE), interTokenMicros: slo.tpotMicros },
-    residency: GPU_RESIDENCY,
+    residency: residencyOf(column, all, linkBytesPerSecond),
     limits: LIMITS,
     giveUpMicros: hardware.drop_if_no_first_token_after_s * SECOND,
     keepsKv: true,
-    spill: null,
-    models: models.map(modelOf),
+    spill: { turnMicros: 2 * SECOND, marginMicros: SECOND },
+    models: all,
   };
 }
 
@@ -86,21 +96,17 @@ function roomOf(
   costs: ModelCosts,
   memoryBytes: number,
   kvFraction: number,
-): Pick<SimModel, 'loadedBytes' | 'parallel'> {
-  // One model a GPU, or one and the next: each is charged all of its share, so that no third one fits.
-  const share = column === 'compat' ? memoryBytes : column === 'honest' ? Math.floor(memoryBytes / 2) : null;
-  const kvRoom = share === null ? ROOM_FOR_KV * costs.weightBytes : (share - costs.weightBytes) * kvFraction;
-  const tokens = kvRoom / costs.kvBytesPerToken;
-  return {
-    loadedBytes: share ?? Math.ceil(costs.weightBytes + kvRoom / kvFraction),
-    parallel: Math.max(1, Math.min(256, Math.floor(tokens / USUAL_CONTEXT_TOKENS))),
-  };
+): Pick<SimModel, 'loadedBytes' | 'parallel' | 'kvTokens'> {
+  const needed = costs.weightBytes + (ROOM_TOKENS * costs.kvBytesPerToken) / kvFraction;
+  // One model a GPU, or one and the next: each is charged so much that no other fits beside them.
+  const loadedBytes =
+    column === 'compat' ? memoryBytes : Math.ceil(column === 'honest' ? Math.max(needed, memoryBytes / 3 + 1) : needed);
+  const kvTokens = Math.floor(((loadedBytes - costs.weightBytes) * kvFraction) / costs.kvBytesPerToken);
+  return { loadedBytes, kvTokens, parallel: Math.max(1, Math.min(256, Math.floor(kvTokens / USUAL_CONTEXT_TOKENS))) };
 }
 
-/** In the resident column, KV has room as large as this share of the weights. */
-const ROOM_FOR_KV = 0.3;
-/** A sequence is taken to have so many tokens when places are counted. */
-const USUAL_CONTEXT_TOKENS = 1_500;
+/** A sequence is taken to have so many tokens when places are counted; what was really held is reported. */
+const USUAL_CONTEXT_TOKENS = 1_250;
 
 /** A peer on the same cluster. */
 export function peerSetting(cluster: Cluster, { column, gpus, sloScale }: Omit<ColumnOptions, 'models'>): PeerSetting {
@@ -109,9 +115,11 @@ export function peerSetting(cluster: Cluster, { column, gpus, sloScale }: Omit<C
     cluster,
     gpus,
     constants: isCompat ? 'simulator' : 'refit',
-    freePrefetch: isCompat,
+    prefetch: isCompat ? 'free' : 'none',
     quantumMicros: isCompat ? cluster.cluster.time_quantum_ms * 1_000 : 1,
     slo: sloOf(cluster, sloScale),
+    slots: isCompat ? 1 : 2,
+    isResident: column === 'resident',
     honestKv: !isCompat,
   };
 }

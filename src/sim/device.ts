@@ -212,6 +212,8 @@ export class SimDevice {
       this.#restore(engine, jobs) ??
       planPrefill(engine, jobs, { setting, now: timeline.now, stepMicros: slice.stepMicros * slice.lanes }) ??
       planDecode(engine, jobs, { setting, now: timeline.now, leftMicros });
+    const { work } = this.#wiring;
+    work.peakKvShare = Math.max(work.peakKvShare, engine.run.context / engine.kvTokens);
     this.#planEnd(engine, engine.run);
   }
 
@@ -232,7 +234,15 @@ export class SimDevice {
     const micros =
       setting.flatKvBytesPerToken === null ? this.#link.moveKv(bytes) - timeline.now : this.#link.microsOf(bytes);
     engine.ends[0] = micros;
-    return { kind: 'restore', startAt: timeline.now, jobs: away, chunks: [], steps: 1, longestStep: micros };
+    return {
+      kind: 'restore',
+      startAt: timeline.now,
+      jobs: away,
+      chunks: [],
+      steps: 1,
+      longestStep: micros,
+      context: tokens,
+    };
   }
 
   /** The run under way ends with the step that is under way now. */

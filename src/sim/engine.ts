@@ -56,13 +56,12 @@ export interface Run {
   readonly chunks: readonly number[];
   steps: number;
   longestStep: Micros;
+  /** KV held when it begins, in tokens. */
+  readonly context: number;
 }
 
-export interface Engine {
+export interface Engine extends DeviceModel {
   readonly id: ModelId;
-  readonly costs: ModelCosts;
-  readonly loadedBytes: Bytes;
-  readonly keepsKv: boolean;
   isLoaded: boolean;
   readonly jobs: Map<RequestId, Job>;
   slice: Slice | null;
@@ -79,6 +78,7 @@ export interface Engine {
 export interface DeviceModel {
   readonly costs: ModelCosts;
   readonly loadedBytes: Bytes;
+  readonly kvTokens: number;
   readonly keepsKv: boolean;
 }
 
@@ -120,6 +120,8 @@ export function planPrefill(
   const chunks: number[] = [];
   let tokens = 0;
   let squares = 0;
+  let context = 0;
+  for (const { context: held } of all) context += held;
   for (const job of all) {
     if (job.promptLeft === 0) continue;
     if (room <= 0 || (jobs.length > 0 && job.promptLeft > room)) break;
@@ -134,7 +136,7 @@ export function planPrefill(
   if (jobs.length === 0) return null;
   const micros = prefillMicros(prefill, tokens, squares, setting.quantumMicros);
   engine.ends[0] = micros;
-  return { kind: 'prefill', startAt: now, jobs, chunks, steps: 1, longestStep: micros };
+  return { kind: 'prefill', startAt: now, jobs, chunks, steps: 1, longestStep: micros, context: context + tokens };
 }
 
 /** Until the first of the sequences is through, or `leftMicros` are over; at least one step. */
@@ -151,6 +153,7 @@ export function planDecode(
     context += job.context;
   }
   if (engine.ends.length < steps) engine.ends = new Float64Array(Math.max(steps, 2 * engine.ends.length));
+  const held = context;
   const batch = setting.batchTold ?? jobs.length;
   let end = 0;
   let longestStep = 0;
@@ -162,7 +165,7 @@ export function planDecode(
     engine.ends[planned++] = end;
     context += jobs.length;
   }
-  return { kind: 'decode', startAt: now, jobs, chunks: [], steps: planned, longestStep };
+  return { kind: 'decode', startAt: now, jobs, chunks: [], steps: planned, longestStep, context: held };
 }
 
 /** Ends the run with the step that is under way at `now`; false: that is its last one anyway. */

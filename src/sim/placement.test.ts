@@ -38,14 +38,19 @@ describe('homes', () => {
 });
 
 describe('a request', () => {
-  const SPILL = { loadMicros: 1_000_000, turnMicros: 2_000_000, marginMicros: 3_000_000 };
-  const view = (others: number, hasModel: boolean): DeviceView => ({ requests: others, own: 0, hasModel, others });
+  const SPILL = { loadMicros: 1_000_000, turnMicros: 2_000_000, marginMicros: 1_000_000 };
+  const view = (others: number, hasModel: boolean, own = 0): DeviceView => ({ own, hasModel, others });
 
   it('stays at home while that is about as good', () => {
+    expect(choose(1, [view(0, false), view(0, false)], SPILL)).toBe(1);
     expect(choose(1, [view(0, false), view(1, true)], SPILL)).toBe(1);
   });
 
   it('goes where it is served much sooner', () => {
     expect(choose(1, [view(0, false), view(4, true)], SPILL)).toBe(0);
+  });
+
+  it('joins its model where that computes, however busy it is there', () => {
+    expect(choose(1, [view(0, false), view(0, true), view(5, true, 2)], SPILL)).toBe(2);
   });
 });

@@ -31,9 +31,7 @@ export function spread(models: readonly Placed[], devices: number): Map<string, 
 
 /** What the front sees of a device when a request comes. */
 export interface DeviceView {
-  /** Requests in it, waiting and running. */
-  readonly requests: number;
-  /** Of them, those of this request's model. */
+  /** Requests of this request's model there, waiting and running. */
   readonly own: number;
   readonly hasModel: boolean;
   /** Models with work there, this one not counted. */
@@ -44,18 +42,22 @@ export interface Spill {
   /** Expected micros of a load of this model, and of one more model's turn. */
   readonly loadMicros: Micros;
   readonly turnMicros: Micros;
-  /** Others must be better by so much. */
+  /** Another device must be better than the home by so much. */
   readonly marginMicros: Micros;
 }
 
-/** The home, or another device where the request should get its first token sooner by more than the margin. */
+/**
+ * Where the model has work already: with whom it is batched it hardly costs a step. Else the home, or another device where the first
+ * token should come sooner by more than the margin.
+ */
 export function choose(home: number, views: readonly DeviceView[], spill: Spill): number {
-  const wait = ({ others, hasModel }: DeviceView): Micros =>
-    others * spill.turnMicros + (hasModel ? 0 : spill.loadMicros);
+  const isAnywhere = views.some(({ own }) => own > 0);
+  const cost = ({ own, hasModel, others }: DeviceView): Micros =>
+    isAnywhere && own === 0 ? Infinity : others * spill.turnMicros + (hasModel ? 0 : spill.loadMicros);
   let best = home;
-  let least = wait(views[home] as DeviceView) - spill.marginMicros;
+  let least = cost(views[home] as DeviceView) - spill.marginMicros;
   for (const [device, view] of views.entries()) {
-    const micros = wait(view);
+    const micros = cost(view);
     if (device !== home && micros < least) [best, least] = [device, micros];
   }
   return best;

@@ -12,9 +12,11 @@ export interface Work {
   busyMicros: Micros;
   /** Bytes over the links, both ways. */
   linkBytes: number;
+  /** The most KV that a model ever had on a device, as a share of its room; above 1 it would not have fitted. */
+  peakKvShare: number;
 }
 
-export const noWork = (): Work => ({ switches: 0, switchMicros: 0, busyMicros: 0, linkBytes: 0 });
+export const noWork = (): Work => ({ switches: 0, switchMicros: 0, busyMicros: 0, linkBytes: 0, peakKvShare: 0 });
 
 /** Micros; of requests that finished late too, and infinite for those that never did. */
 export interface Percentiles {

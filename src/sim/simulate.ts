@@ -28,6 +28,8 @@ export interface SimModel {
   /** Bytes that the device charges: weights and room for KV. */
   readonly loadedBytes: Bytes;
   readonly parallel: number;
+  /** Tokens whose KV fits in them. */
+  readonly kvTokens: number;
 }
 
 export interface SimSetting {
@@ -332,7 +334,6 @@ function viewOf(node: Node, id: ModelId): DeviceView {
   const model = state.models.get(id);
   const isBusy = model !== undefined && (model.active.size > 0 || model.waiting > 0);
   return {
-    requests: node.jobs.size,
     own: model === undefined ? 0 : model.active.size + model.waiting,
     hasModel: model?.phase === 'resident' || model?.phase === 'loading',
     others: state.busy.size + state.wanted.size - (isBusy ? 1 : 0),

@@ -69,7 +69,7 @@ class Run {
 
   constructor(setting: PeerSetting, prefillGpus: number, sliceMicros: Micros) {
     this.#tally = new Tally(setting.slo);
-    this.#gpus = createGpus(setting);
+    this.#gpus = createGpus(setting, setting.prefetch === 'charged' ? 2 : 1);
     this.#sliceMicros = sliceMicros;
     const gpu = (): Gpu => ({ model: null, hidden: 0, wake: new Signal() });
     this.#prefill = Array.from({ length: prefillGpus }, () => ({ ...gpu(), groups: [] }));
@@ -151,8 +151,8 @@ class Run {
   }
 
   *#switch(gpu: Gpu, model: PeerModel): Process {
-    const { freePrefetch } = this.#gpus.setting;
-    const micros = freePrefetch ? Math.max(SHORTEST_SWITCH_MICROS, model.loadMicros - gpu.hidden) : model.loadMicros;
+    const isHidden = this.#gpus.setting.prefetch !== 'none';
+    const micros = isHidden ? Math.max(SHORTEST_SWITCH_MICROS, model.loadMicros - gpu.hidden) : model.loadMicros;
     this.#tally.work.switches++;
     this.#tally.work.switchMicros += micros;
     this.#tally.work.linkBytes += model.costs.weightBytes;

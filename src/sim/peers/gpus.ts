@@ -12,11 +12,18 @@ export interface PeerSetting {
   readonly cluster: Cluster;
   readonly gpus: number;
   readonly constants: Constants;
-  /** Loads are hidden behind the compute since the last one, for free: Aegaeon's assumption. */
-  readonly freePrefetch: boolean;
+  /**
+   * `free`: loads are hidden behind the compute since the last one, and take no memory (Aegaeon's assumption). `charged`: hidden too, but
+   * the memory is shared with the model that comes. `none`: loads are waited for.
+   */
+  readonly prefetch: 'free' | 'charged' | 'none';
   /** Clock step of all times: 1,000 in Aegaeon's simulator. */
   readonly quantumMicros: Micros;
   readonly slo: Slo;
+  /** Models that a GPU holds at most, where that is counted. */
+  readonly slots: number;
+  /** As many models as fit may stay. */
+  readonly isResident: boolean;
   /** KV that leaves a GPU is charged as KV that comes, at the model's own size; else in at a flat size, out free. */
   readonly honestKv: boolean;
 }
@@ -27,6 +34,8 @@ export interface Peer {
 }
 
 const GB = 1e9;
+/** Where models share the memory, each has room for so many tokens of KV. */
+export const ROOM_TOKENS = 20_000;
 const GIB = 1024 ** 3;
 
 export interface Gpus {
@@ -39,7 +48,8 @@ export interface Gpus {
   kvIn(model: PeerModel, tokens: number): Micros;
 }
 
-export function createGpus(setting: PeerSetting): Gpus {
+/** `share`: among so many models a GPU's memory is divided. */
+export function createGpus(setting: PeerSetting, share = 1): Gpus {
   const { cluster, quantumMicros } = setting;
   const { cluster: hardware } = cluster;
   const models = new Map<string, PeerModel>();
@@ -49,10 +59,17 @@ export function createGpus(setting: PeerSetting): Gpus {
       const costs = costsOf(cluster, name, setting.constants);
       const weightsGb = costs.weightBytes / GB;
       // GB less GB, then as if GiB: what the artifact's simulator computes.
-      const roomBytes = (hardware.gpu_memory_gb - weightsGb) * hardware.kv_fraction_of_free_memory * GIB;
+      const roomBytes = (hardware.gpu_memory_gb / share - weightsGb) * hardware.kv_fraction_of_free_memory * GIB;
       const number = Number(/(\d+)\D*$/.exec(name)?.[1] ?? models.size);
       const loadMicros = Math.floor((weightsGb / hardware.weights_host_to_device_gb_per_s) * 1_000) * 1_000;
-      model = { number, costs, kvTokens: Math.floor(roomBytes / costs.kvBytesPerToken), loadMicros };
+      const usualKvBytes = (ROOM_TOKENS * costs.kvBytesPerToken) / hardware.kv_fraction_of_free_memory;
+      model = {
+        number,
+        costs,
+        kvTokens: Math.floor(roomBytes / costs.kvBytesPerToken),
+        neededBytes: costs.weightBytes + usualKvBytes,
+        loadMicros,
+      };
       models.set(name, model);
     }
     return model;

@@ -1,5 +1,5 @@
 /** A request as the peers' schedulers see it. `outputTokens` is read by the device, and by the one policy that is told (ServerlessLLM+). */
-import type { Micros } from '../../core/ids.ts';
+import type { Bytes, Micros } from '../../core/ids.ts';
 import type { Arrival } from '../arrivals.ts';
 import type { ModelCosts } from '../costs.ts';
 import { fitLengths } from '../costs.ts';
@@ -13,6 +13,8 @@ export interface PeerModel {
   readonly costs: ModelCosts;
   /** Tokens of KV that fit beside the weights of this model alone. */
   readonly kvTokens: number;
+  /** Weights and the usual room for KV. */
+  readonly neededBytes: Bytes;
   readonly loadMicros: Micros;
 }
 
