@@ -240,6 +240,27 @@ export function buildProgram(io: Io): Command {
     .option('-n, --last <n>', 'only the last so many')
     .action(run(async () => (await import('./commands/why.ts')).why));
   addTenancy(program, run);
+  const simulate = add('simulate', 'run a trace on a cluster that is not there, in virtual time')
+    .option('--trace <file>', 'requests: Aegaeon’s or Azure’s CSV, or Mooncake’s JSON lines')
+    .option('--generate <pattern>', 'make a trace instead: poisson, gamma, on-off or diurnal')
+    .requiredOption('--cluster <file>', 'GPUs, models and their step times (cluster.json)')
+    .option(
+      '--policy <names>',
+      'berth, or peers to compare it with (docs/simulator.md), with commas between; all',
+      'berth',
+    )
+    .option('--column <name>', 'what is taken for free: compat, honest or resident', 'resident');
+  simulate
+    .option('--gpus <n>', 'GPUs instead of the cluster’s')
+    .option('--slo-scale <x>', 'targets, as a multiple of the cluster’s', '1')
+    .option('--models <n>', 'models, where the trace names none', '200')
+    .option('--tenants <n>', 'tenants, where the trace names none', '20')
+    .option('--zipf <s>', 'exponent of the models’ popularity', '1')
+    .option('--seed <n>', 'same seed, same run', '1')
+    .option('--requests <n>', 'requests of a made trace', '10000')
+    .option('--rate <n>', 'its requests a second', '10')
+    .option('--plot <file>', 'draw the times to the first token as SVG');
+  withJson(simulate).action(run(async () => (await import('./commands/simulate.ts')).simulateTrace));
   withFolder(add('doctor', 'check this machine, and say what to do')).action(
     run(async () => (await import('./commands/doctor.ts')).doctor),
   );

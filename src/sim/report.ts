@@ -37,6 +37,8 @@ export interface Report extends Work {
   readonly ttftAndMeanTpot: number;
   readonly ttftOnTime: number;
   readonly ttft: Percentiles;
+  /** TTFT at each percent of all requests, from 0 to 100. */
+  readonly ttftByPercent: readonly number[];
   /** Of requests that finished, as Aegaeon's tools count. */
   readonly ttftOfFinished: Percentiles;
   readonly tpot: Percentiles;
@@ -119,6 +121,11 @@ export class Tally {
       ttftAndMeanTpot: this.#means / n,
       ttftOnTime: this.#firsts / n,
       ttft: percentiles(this.#ttft, dropped),
+      ttftByPercent: quantiles(
+        this.#ttft,
+        dropped,
+        Array.from({ length: 101 }, (_, percent) => percent),
+      ),
       ttftOfFinished: percentiles(this.#ttft, 0),
       tpot: percentiles(this.#tpot, dropped),
       endToEnd: percentiles(this.#endToEnd, dropped),
@@ -130,16 +137,20 @@ export class Tally {
   }
 }
 
-/** Linear between ranks, as numpy's; the dropped are the largest. NaN of none. */
 function percentiles(values: readonly number[], dropped: number): Percentiles {
+  const [p50, p95, p99] = quantiles(values, dropped, [50, 95, 99]) as [number, number, number];
+  return { p50, p95, p99 };
+}
+
+/** Linear between ranks, as numpy's; the dropped are the largest. NaN of none. */
+function quantiles(values: readonly number[], dropped: number, percents: readonly number[]): number[] {
   const sorted = Float64Array.from(values).toSorted();
-  const at = (p: number): number => {
-    const rank = ((sorted.length + dropped - 1) * p) / 100;
+  return percents.map((percent) => {
+    const rank = ((sorted.length + dropped - 1) * percent) / 100;
     const low = Math.floor(rank);
     const a = low < sorted.length ? (sorted[low] ?? Number.NaN) : Infinity;
     if (rank === low) return a;
     const b = low + 1 < sorted.length ? (sorted[low + 1] as number) : Infinity;
     return b === Infinity ? Infinity : a + (b - a) * (rank - low);
-  };
-  return { p50: at(50), p95: at(95), p99: at(99) };
+  });
 }

@@ -1,0 +1,166 @@
+/** `berth simulate`: a trace on a cluster that is not there, under Berth's own core and under other policies. */
+import { writeFileSync } from 'node:fs';
+import { basename, resolve } from 'node:path';
+import { BerthError } from '../../errors.ts';
+import type { Mapping } from '../../sim/arrivals.ts';
+import { COLUMNS, sloOf } from '../../sim/columns.ts';
+import type { PolicyName, Workload } from '../../sim/compare.ts';
+import { runPolicy, workload } from '../../sim/compare.ts';
+import { readCluster } from '../../sim/costs.ts';
+import type { Shape } from '../../sim/generate.ts';
+import { generate } from '../../sim/generate.ts';
+import { isPeer, PEERS } from '../../sim/peers/all.ts';
+import { plotTtft } from '../../sim/plot.ts';
+import type { Report } from '../../sim/report.ts';
+import { readTrace } from '../../sim/traces.ts';
+import type { Io } from '../io.ts';
+import { humanBytes, humanDuration, json, table } from '../output.ts';
+
+export interface SimulateOptions {
+  readonly trace?: string;
+  readonly generate?: string;
+  readonly cluster: string;
+  readonly policy: string;
+  readonly column: string;
+  readonly gpus?: string;
+  readonly sloScale: string;
+  readonly models: string;
+  readonly tenants: string;
+  readonly zipf: string;
+  readonly seed: string;
+  readonly requests: string;
+  readonly rate: string;
+  readonly plot?: string;
+  readonly json?: boolean;
+}
+
+const PATTERNS: readonly Shape['pattern'][] = ['poisson', 'gamma', 'on-off', 'diurnal'];
+/** Means of ShareGPT's conversations, as in Aegaeon's traces. */
+const [MEAN_PROMPT_TOKENS, MEAN_OUTPUT_TOKENS] = [700, 300];
+
+export function simulateTrace(io: Io, options: SimulateOptions): Promise<void> {
+  const cluster = readCluster(resolve(io.cwd, options.cluster));
+  const column = oneOf(COLUMNS, options.column, '--column');
+  const gpus = options.gpus === undefined ? cluster.cluster.gpus : whole(options.gpus, '--gpus', 1);
+  const sloScale = above(options.sloScale, '--slo-scale');
+  const work = workOf(io, options);
+  const results = policiesOf(options.policy).map((policy) => {
+    io.err(`${policy} …\n`);
+    return { policy, report: runPolicy(policy, work, { cluster, column, gpus, sloScale }) };
+  });
+  if (options.plot !== undefined) {
+    const curves = results.map(({ policy, report }) => ({ name: policy, ttftByPercent: report.ttftByPercent }));
+    const title = `${nameOf(options)} on ${gpus} GPUs, ${column}`;
+    writeFileSync(resolve(io.cwd, options.plot), plotTtft(title, sloOf(cluster, sloScale).ttftMicros, curves));
+  }
+  if (options.json === true)
+    io.out(json({ trace: nameOf(options), column, gpus, sloScale, policies: results.map(plain) }));
+  else io.out(shown(results, io.stdoutIsTty));
+  return Promise.resolve();
+}
+
+interface Result {
+  readonly policy: PolicyName;
+  readonly report: Report;
+}
+
+const nameOf = ({ trace, generate: pattern }: SimulateOptions): string =>
+  trace === undefined ? (pattern ?? '') : basename(trace);
+
+function workOf(io: Io, options: SimulateOptions): Workload {
+  const mapping: Mapping = {
+    models: whole(options.models, '--models', 1),
+    tenants: whole(options.tenants, '--tenants', 1),
+    zipf: atLeast(options.zipf, '--zipf', 0),
+    seed: whole(options.seed, '--seed', 0),
+  };
+  if ((options.trace === undefined) === (options.generate === undefined))
+    throw new BerthError('invalid_request', 'name a trace with --trace FILE, or have one made with --generate PATTERN');
+  if (options.trace !== undefined) {
+    const file = resolve(io.cwd, options.trace);
+    return workload(() => readTrace(file, mapping));
+  }
+  const shape: Shape = {
+    ...mapping,
+    pattern: oneOf(PATTERNS, options.generate ?? '', '--generate'),
+    requests: whole(options.requests, '--requests', 1),
+    perSecond: above(options.rate, '--rate'),
+    meanPromptTokens: MEAN_PROMPT_TOKENS,
+    meanOutputTokens: MEAN_OUTPUT_TOKENS,
+  };
+  return workload(() => generate(shape));
+}
+
+function policiesOf(text: string): PolicyName[] {
+  if (text === 'all') return ['berth', ...PEERS];
+  return text.split(',').map((name) => {
+    if (name === 'berth' || isPeer(name)) return name;
+    throw new BerthError(
+      'invalid_request',
+      `--policy: ${JSON.stringify(name)} is none of berth, ${PEERS.join(', ')}, all`,
+    );
+  });
+}
+
+function oneOf<T extends string>(choices: readonly T[], text: string, option: string): T {
+  const found = choices.find((choice) => choice === text);
+  if (found === undefined)
+    throw new BerthError('invalid_request', `${option}: ${JSON.stringify(text)} is none of ${choices.join(', ')}`);
+  return found;
+}
+
+function whole(text: string, option: string, least: number): number {
+  const value = Number(text);
+  if (text.trim() !== '' && Number.isSafeInteger(value) && value >= least) return value;
+  throw new BerthError('invalid_request', `${option}: expected a whole number from ${least} on, received ${text}`);
+}
+
+function atLeast(text: string, option: string, least: number): number {
+  const value = Number(text);
+  if (text.trim() !== '' && Number.isFinite(value) && value >= least) return value;
+  throw new BerthError('invalid_request', `${option}: expected a number from ${least} on, received ${text}`);
+}
+
+function above(text: string, option: string): number {
+  const value = Number(text);
+  if (Number.isFinite(value) && value > 0) return value;
+  throw new BerthError('invalid_request', `${option}: expected a number above 0, received ${text}`);
+}
+
+const plain = ({ policy, report }: Result): object => ({ policy, ...report, ttftByPercent: undefined });
+
+const percent = (share: number): string => (100 * share).toFixed(2);
+const time = (micros: number): string => (Number.isFinite(micros) ? humanDuration(Math.round(micros)) : 'never');
+
+const COLUMN_HEADERS = [
+  'POLICY',
+  'STRICT %',
+  'TOKENS %',
+  'TIME-QOS %',
+  'TTFT P50',
+  'TTFT P99',
+  'TPOT P50',
+  'TOKENS/S',
+  'GAP %',
+  'SWITCHES',
+  'LINK',
+  'DROPPED',
+];
+
+function shown(results: readonly Result[], styled: boolean): string {
+  const rows = results.map(({ policy, report }) => [
+    policy,
+    percent(report.strict),
+    percent(report.tokensOnTime),
+    percent(report.timeQos),
+    time(report.ttft.p50),
+    time(report.ttft.p99),
+    time(report.tpot.p50),
+    report.goodput.toFixed(0),
+    percent(report.fairnessGap),
+    String(report.switches),
+    humanBytes(report.linkBytes),
+    String(report.dropped),
+  ]);
+  return table({ headers: COLUMN_HEADERS, rows, right: COLUMN_HEADERS.slice(1), styled });
+}
