@@ -20,6 +20,17 @@ export interface Answer {
   readonly computedTokens: number;
   /** What a Berth node says of the request; null: it is none. */
   readonly berth: BerthField | null;
+  /** Each token of the stream, if /v1/completions was asked for `logprobs`. */
+  readonly tokens: readonly StreamToken[];
+  /** How often the stream said that it goes on, after its engine had died or it had been preempted. */
+  readonly resumes: number;
+}
+
+export interface StreamToken {
+  readonly text: string;
+  readonly logprob: number;
+  /** The likeliest ones, by their text. */
+  readonly top: Readonly<Record<string, number>>;
 }
 
 export interface BerthField {
@@ -35,16 +46,28 @@ export interface Ask {
   readonly prompt?: string | readonly number[];
   readonly messages?: readonly { readonly role: string; readonly content: string }[];
   readonly maxTokens: number;
+  /** Whose request it is. */
+  readonly key?: string;
   readonly extra?: Readonly<Record<string, unknown>>;
   /** `performance.now()` at which it was meant to start; now if absent. */
   readonly intendedAt?: number;
   readonly timeoutMillis?: number;
   /** Hangs up. The answer then has an error, and what had come by then. */
   readonly signal?: AbortSignal;
+  /** Called at each chunk with text, with their number so far. */
+  readonly onChunk?: (count: number) => void;
 }
 
 interface Chunk {
-  readonly choices?: readonly { readonly text?: string; readonly delta?: { readonly content?: string | null } }[];
+  readonly choices?: readonly {
+    readonly text?: string;
+    readonly delta?: { readonly content?: string | null };
+    readonly logprobs?: {
+      readonly tokens?: readonly string[];
+      readonly token_logprobs?: readonly number[];
+      readonly top_logprobs?: readonly Readonly<Record<string, number>>[];
+    } | null;
+  }[];
   readonly usage?: {
     readonly prompt_tokens?: number;
     readonly completion_tokens?: number;
@@ -66,10 +89,12 @@ export function ask({
   prompt,
   messages,
   maxTokens,
+  key,
   extra = {},
   intendedAt = performance.now(),
   timeoutMillis = 300_000,
   signal,
+  onChunk,
 }: Ask): Promise<Answer> {
   const isChat = messages !== undefined;
   const body = JSON.stringify({
@@ -89,6 +114,8 @@ export function ask({
     let error: string | null = null;
     let status = 0;
     const chunkMillis: number[] = [];
+    const tokens: StreamToken[] = [];
+    let resumes = 0;
     const finish = (): void => {
       const totalMillis = performance.now() - intendedAt;
       const promptTokens = usage?.prompt_tokens ?? 0;
@@ -106,9 +133,14 @@ export function ask({
         cachedTokens,
         computedTokens: computed ?? promptTokens - cachedTokens,
         berth,
+        tokens,
+        resumes,
       });
     };
     const parser = createParser({
+      onComment(comment) {
+        if (comment.trim() === 'resumed') resumes++;
+      },
       onEvent({ data }) {
         if (data === '[DONE]') return;
         const chunk = JSON.parse(data) as Chunk;
@@ -117,10 +149,14 @@ export function ask({
         berth = chunk.berth ?? berth;
         computed = chunk.timings?.prompt_n ?? computed;
         const [choice] = chunk.choices ?? [];
+        const { tokens: texts = [], token_logprobs: logprobs = [], top_logprobs: tops = [] } = choice?.logprobs ?? {};
+        for (const [index, token] of texts.entries())
+          tokens.push({ text: token, logprob: logprobs[index] ?? 0, top: tops[index] ?? {} });
         const piece = choice?.text ?? choice?.delta?.content ?? '';
         if (piece === '') return;
         text += piece;
         chunkMillis.push(performance.now() - intendedAt);
+        onChunk?.(chunkMillis.length);
       },
     });
     const outgoing = httpRequest(
@@ -129,7 +165,11 @@ export function ask({
         method: 'POST',
         agent,
         ...(signal && { signal }),
-        headers: { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) },
+        headers: {
+          'content-type': 'application/json',
+          'content-length': Buffer.byteLength(body),
+          ...(key !== undefined && { authorization: `Bearer ${key}` }),
+        },
       },
       (incoming) => {
         status = incoming.statusCode ?? 0;

@@ -30,6 +30,25 @@ export function descendants(pid: number): number[] {
   return found;
 }
 
+/** The process below a server that has this file mapped: the runner of its model. null: there is none now. */
+export const holderOf = (server: number, file: string): number | null =>
+  descendants(server).find((pid) => readProc(`${pid}/maps`).includes(`/${file}\n`)) ?? null;
+
+/** Clock ticks of /proc; Linux fixes them for programs. */
+const TICKS_A_SECOND = 100;
+
+/** CPU seconds of all that ran below this process, those that have ended and were waited for included. Its own are not. */
+export function cpuSecondsBelow(pid: number): number {
+  const times = (of: number): number[] => {
+    const fields = readProc(`${of}/stat`).split(') ').at(-1)?.split(' ').slice(11, 15) ?? [];
+    return fields.map((field) => Number(field) / TICKS_A_SECOND);
+  };
+  const [, , ended = 0, endedSystem = 0] = times(pid);
+  return descendants(pid)
+    .flatMap(times)
+    .reduce((sum, seconds) => sum + seconds, ended + endedSystem);
+}
+
 const kilobytes = (text: string, field: string): number =>
   Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(text)?.[1] ?? 0);
 
