@@ -82,6 +82,7 @@ export async function startNode(options: StartOptions): Promise<RunningNode> {
       auth: tenancy.auth,
       keyed: tenancy.keyed(),
       gate: tenancy.gate,
+      batches: tenancy.batches,
       limits: { bodyBytes: config.limits.bodyBytes },
       log,
     },

@@ -6,6 +6,9 @@ import type { TenantSpec } from '../core/events.ts';
 import { tenantId } from '../core/ids.ts';
 import { asBerthError } from '../errors.ts';
 import type { Authenticator } from '../gateway/auth.ts';
+import { BatchRunner } from '../gateway/batches/runner.ts';
+import { FileVault } from '../gateway/batches/vault.ts';
+import type { GatewayOptions } from '../gateway/options.ts';
 import type { TenantAdmin } from '../gateway/tenants/admin.ts';
 import { TenantDirectory } from '../gateway/tenants/directory.ts';
 import { Gate } from '../gateway/tenants/gate.ts';
@@ -14,6 +17,7 @@ import type { NodeApi } from '../runtime/api.ts';
 import type { DeviceTimeRow } from '../runtime/device-time.ts';
 import type { Log } from '../runtime/log.ts';
 import type { Store } from '../store/store.ts';
+import { claim } from '../store/claim.ts';
 import { openStore, STORE_FILE } from '../store/store.ts';
 import type { UsageAmounts } from '../store/usage.ts';
 import { createUsageWriter } from '../store/usage-writer.ts';
@@ -24,6 +28,7 @@ export interface Tenancy {
   readonly gate: Gate;
   readonly auth: Authenticator;
   readonly admin: TenantAdmin;
+  readonly batches: NonNullable<GatewayOptions['batches']>;
   /** Does the API ask for a key? */
   keyed(): boolean;
   /** What berth.yaml says now. */
@@ -131,6 +136,7 @@ function tenancyOn(store: Store, config: BerthConfig, node: MeteredNode, log: Lo
       },
       changed,
     },
+    batches: batchDesk(config.home, store, directory, log),
     keyed: () => !directory.isOpen,
     declare: (next) => directory.declare(declaredBy(next)),
     specs: () =>
@@ -152,6 +158,18 @@ function tenancyOn(store: Store, config: BerthConfig, node: MeteredNode, log: Lo
       store.close();
     },
   };
+}
+
+function batchDesk(home: string, store: Store, directory: TenantDirectory, log: Log): Tenancy['batches'] {
+  const vault = new FileVault(join(home, 'files'), store.files);
+  const runner = new BatchRunner({
+    store: store.batches,
+    vault,
+    folder: join(home, 'batches'),
+    claim: () => claim(join(home, 'batches.lock')),
+    log,
+  });
+  return { vault, store: store.batches, runner, principalOf: (tenant, keyId) => directory.principalOf(tenant, keyId) };
 }
 
 function metricsText(

@@ -2,6 +2,8 @@
 import type { FastifyInstance } from 'fastify';
 import type { NodeApi } from '../runtime/api.ts';
 import { openDoor, staticKeys } from './auth.ts';
+import { insideDoor } from './batches/line.ts';
+import { addBatchRoutes } from './batches/routes.ts';
 import { addHealth } from './health.ts';
 import { createHttpApp, limitsOf, route } from './http.ts';
 import { chatHandler } from './openai/chat.ts';
@@ -17,7 +19,10 @@ import { Gate } from './tenants/gate.ts';
  */
 export function createGateway(node: NodeApi, options: GatewayOptions = {}): FastifyInstance {
   const keys = options.apiKeys ?? [];
-  const app = createHttpApp(options, options.auth ?? (keys.length > 0 ? staticKeys(keys) : openDoor));
+  const { batches } = options;
+  const auth = options.auth ?? (keys.length > 0 ? staticKeys(keys) : openDoor);
+  const door = batches === undefined ? null : insideDoor(auth, batches.principalOf);
+  const app = createHttpApp(options, door?.auth ?? auth);
   const desk: Desk = { node, gate: options.gate ?? new Gate(node), limits: limitsOf(options) };
   addHealth(app, node);
   route(app, '/v1/chat/completions', { POST: chatHandler(desk) });
@@ -25,5 +30,11 @@ export function createGateway(node: NodeApi, options: GatewayOptions = {}): Fast
   route(app, '/v1/embeddings', { POST: embeddingHandler(desk) });
   route(app, '/v1/models', { GET: listModels(desk) });
   route(app, '/v1/models/*', { GET: getModel(desk) });
+  if (batches !== undefined && door !== null) {
+    addBatchRoutes(app, batches);
+    const run = door.runLine(app);
+    app.addHook('onListen', async () => batches.runner.start(run));
+    app.addHook('preClose', () => batches.runner.stop());
+  }
   return app;
 }

@@ -1,6 +1,8 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import type { TenantId } from '../core/ids.ts';
 import type { StaticKey, Authenticator } from './auth.ts';
+import type { BatchPrincipal } from './batches/line.ts';
+import type { BatchDesk } from './batches/routes.ts';
 import type { Gate } from './tenants/gate.ts';
 import type { Access } from './tenants/types.ts';
 
@@ -74,6 +76,8 @@ export interface GatewayOptions extends HttpOptions {
   readonly auth?: Authenticator;
   /** Does `auth` refuse callers without a key? Else the API stays on loopback. Default: yes. */
   readonly keyed?: boolean;
+  /** Files and batches; absent: their paths are not there. */
+  readonly batches?: BatchDesk & { readonly principalOf: BatchPrincipal };
   /** Limits, private models and the ledger; absent: none. */
   readonly gate?: Gate;
 }

@@ -113,7 +113,8 @@ export class TenantDirectory {
     const entry = this.#tenants.get(tenant);
     if (entry === undefined || entry.tenant.disabled) return null;
     const key = keyId === null ? null : (this.#keys.get(keyId)?.key ?? null);
-    if (key !== null && key.revokedAt !== null) return null;
+    if (key !== null && (key.revokedAt !== null || (key.expiresAt !== null && key.expiresAt <= this.#now())))
+      return null;
     return this.#principalFor(entry, key);
   }
 
