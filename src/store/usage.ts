@@ -107,6 +107,10 @@ export function createUsageStore(database: Database): UsageStore {
     `INSERT INTO usage_days (day, tenant, key_id, model, kind, rows, ${AMOUNT_COLUMNS.join(', ')}) VALUES (${'?, '.repeat(5 + AMOUNTS.length)}?)
      ON CONFLICT DO UPDATE SET rows = rows + excluded.rows, ${AMOUNT_COLUMNS.map((name) => `${name} = ${name} + excluded.${name}`).join(', ')}`,
   );
+  const spent = database.prepare(
+    `SELECT sum(input_tokens + output_tokens) AS tokens FROM usage_days WHERE tenant = ? AND day >= ? AND kind = 'request'
+           AND (? IS NULL OR key_id = ?) AND (? IS NULL OR model = ?)`,
+  );
   return {
     append: (rows) =>
       database.transaction(() => {
@@ -125,12 +129,7 @@ export function createUsageStore(database: Database): UsageStore {
         .map((row) => fromRow(row, query.by));
     },
     spentTokens({ tenantId, keyId, modelId, sinceDay }) {
-      const row = database
-        .prepare(
-          `SELECT sum(input_tokens + output_tokens) AS tokens FROM usage_days WHERE tenant = ? AND day >= ? AND kind = 'request'
-           AND (? IS NULL OR key_id = ?) AND (? IS NULL OR model = ?)`,
-        )
-        .get(tenantId, sinceDay, keyId, keyId, modelId, modelId);
+      const row = spent.get(tenantId, sinceDay, keyId, keyId, modelId, modelId);
       return Number(row?.['tokens'] ?? 0);
     },
   };
