@@ -3,9 +3,11 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { DEFAULT_TENANT } from '../../core/ids.ts';
 import { BerthError } from '../../errors.ts';
 import type { StartOptions } from '../../runtime/start-types.ts';
 import { flagsOf } from '../program.ts';
+import { openStore } from '../../store/store.ts';
 import { stubModel, StubNode, stubTerminal } from '../stub-node.ts';
 import type { Terminal } from '../stub-node.ts';
 import { serve } from './serve.ts';
@@ -109,6 +111,22 @@ test('beyond loopback it needs keys, or somebody who insists', async () => {
   keyed.terminal.interrupt();
   insisted.terminal.interrupt();
   await Promise.all([keyed.done, insisted.done]);
+});
+
+test('a key of the database is one too, until it is revoked', async () => {
+  const home = join(folder, 'keyed');
+  const store = openStore(home);
+  const key = { id: 'key_1', tenantId: DEFAULT_TENANT, name: '', prefix: '', limits: {}, models: null };
+  const times = { expiresAt: null, createdAt: 1, lastUsedAt: null, revokedAt: null };
+  store.keys.add({ ...key, ...times, hash: new Uint8Array(32) });
+  const keyed = begin({ config: false, host: '0.0.0.0' }, many, stubTerminal({ BERTH_HOME: home }));
+  await keyed.terminal.shows('Ctrl-C');
+  keyed.terminal.interrupt();
+  await keyed.done;
+  store.keys.revoke('key_1', 2);
+  store.close();
+  const refused = begin({ config: false, host: '0.0.0.0' }, many, stubTerminal({ BERTH_HOME: home }));
+  await expect(refused.done).rejects.toThrow(/without a key/);
 });
 
 test('a wrong file starts nothing and says all that is wrong', async () => {

@@ -37,15 +37,17 @@ const only = <Value extends string | number | boolean>(value: Value) =>
     .nullish()
     .transform(absent);
 
-/** Accepted for the sake of SDKs and without effect on the answer: who the end user is, how to store, which cache to prefer. */
+/** Accepted for the sake of SDKs and without effect on the answer: who the end user is, how to store. */
 export const HARMLESS = {
   user: z.string().max(512).nullish().transform(absent),
   metadata: z.record(z.string().max(64), z.string().max(512)).nullish().transform(absent),
   store: only(false),
   safety_identifier: z.string().max(512).nullish().transform(absent),
-  prompt_cache_key: z.string().max(512).nullish().transform(absent),
   cache_salt: z.string().max(512).nullish().transform(absent),
 } as const;
+
+/** What the client calls the conversation. */
+const CONVERSATION = { prompt_cache_key: z.string().max(512).nullish().transform(absent) } as const;
 
 /** How the node treats the request; the same for every kind. */
 const SERVICE = {
@@ -187,6 +189,7 @@ export const chatSchema = z.strictObject({
   ...SERVICE,
   ...SAMPLING,
   ...HARMLESS,
+  ...CONVERSATION,
   messages: z.array(message).min(1).max(10_000),
   max_completion_tokens: SAMPLING.max_tokens,
   response_format: responseFormat,
@@ -220,6 +223,7 @@ export const completionSchema = z.strictObject({
   ...SERVICE,
   ...SAMPLING,
   ...HARMLESS,
+  ...CONVERSATION,
   prompt: z.union([z.string(), texts.max(MAX_PROMPTS), tokenIds, z.array(tokenIds).min(1).max(MAX_PROMPTS)]),
   response_format: responseFormat,
   logprobs: z.int().min(0).max(20).nullish().transform(absent),

@@ -151,6 +151,24 @@ describe('a key', () => {
     expect(written()).toBe(1_060_000);
   });
 
+  test('that has left work with the node may do of it what it may now', () => {
+    const { directory, clock } = open();
+    directory.addTenant(declared('acme'));
+    const { key } = directory.createKey(keyFor('acme', { models: ['smol'], expiresAt: 2_000_000 }));
+    const may = () => directory.principalOf(ACME, key.id);
+    expect(may()).toMatchObject({ tenantId: ACME, keyId: key.id });
+    expect(may()?.access?.allows({ id: modelId('big'), aliases: [] })).toBe(false);
+    directory.changeTenant('acme', { disabled: true });
+    expect(may()).toBeNull();
+    directory.changeTenant('acme', { disabled: false });
+    clock.now = 2_000_000;
+    expect(may()).toBeNull();
+    clock.now = 1_000_000;
+    directory.revokeKey(key.id);
+    expect(may()).toBeNull();
+    expect(directory.principalOf(tenantId('nobody'), null)).toBeNull();
+  });
+
   test('that another process revokes is noticed', () => {
     const { directory, again } = open();
     const { key, secret } = directory.createKey(keyFor('default'));
