@@ -23,8 +23,8 @@ import { seeded } from './lib/random.ts';
 
 const HISTORIES_A_MODEL = 500;
 /** Of so many histories one is told in another shape, too. */
-const OTHER_SHAPE_EVERY = 3;
-const NOISE_TEXTS = 30;
+const OTHER_SHAPE_EVERY = 4;
+const NOISE_TEXTS = 20;
 const NOISE_TOKENS = 12;
 
 export const about = 'greedy texts with and without save, restore, preemption and unload: 1,000 random histories';

@@ -15,22 +15,20 @@ interface Turn {
 
 export type History = readonly Turn[];
 
+/** The quick ones more often: another process takes as long as half a history, pushing out nearly as long as a whole one. */
 const ABSENCES: readonly Absence[] = [
-  'stays',
-  'others compute',
-  'others compute',
+  ...Array.from({ length: 21 }, (): Absence => 'sleep'),
+  ...Array.from({ length: 4 }, (): Absence => 'others compute'),
+  ...Array.from({ length: 4 }, (): Absence => 'stays'),
   'pushed out',
-  'sleep',
-  'sleep',
-  'sleep',
+  'another process',
+  'another process',
 ];
-/** A new process takes longer than all the rest: one absence of so many. */
-const ONE_PROCESS_OF = 16;
 const CUT_PART = 0.3;
 
 /** Two or three turns. The first is long enough to be kept when it is preempted in its answer. */
 export function randomHistory(random: Random): History {
-  const absence = (): Absence => (random.between(1, ONE_PROCESS_OF) === 1 ? 'another process' : random.pick(ABSENCES));
+  const absence = (): Absence => random.pick(ABSENCES);
   return Array.from({ length: random.pick([2, 2, 2, 3]) }, (_, index) => {
     const maxTokens = random.between(3, 6);
     const cut = { afterTokens: random.between(1, maxTokens - 2), absence: absence() };
