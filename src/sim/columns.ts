@@ -18,14 +18,14 @@ const GB = 1e9;
 const MOST_PREFILL_TOKENS = 4_096;
 
 /**
- * Berth's settings for a GPU, the same for all traces: a model stays as long as the longest load takes, so that the next load can hide
- * behind it (half as long again where KV has to pass the same link); then whoever waits may come at once, and what runs is interrupted
+ * Berth's settings for a GPU, the same for all traces: a model stays a little longer than the longest load takes, so that the next load
+ * can hide behind it (half as long again where KV has to pass the same link); then whoever waits may come at once, and what runs is interrupted
  * at a token.
  */
 function residencyOf(column: Column, models: readonly SimModel[], linkBytesPerSecond: number): ResidencySpec {
   const longestLoad = Math.max(0, ...models.map(({ costs }) => (costs.weightBytes * SECOND) / linkBytesPerSecond));
   return {
-    minimumStayMicros: Math.ceil(longestLoad * (column === 'compat' ? 1 : 1.5)),
+    minimumStayMicros: Math.ceil(longestLoad * (column === 'compat' ? 1.1 : 1.5)),
     patienceMicros: 0,
     drainMicros: 0,
     keepAliveMicros: -1,
@@ -85,7 +85,7 @@ export function berthSetting(cluster: Cluster, { column, gpus, sloScale, models 
     limits: LIMITS,
     giveUpMicros: hardware.drop_if_no_first_token_after_s * SECOND,
     keepsKv: true,
-    spill: { turnMicros: 2 * SECOND, marginMicros: SECOND },
+    spill: { turnMicros: 2 * SECOND, joinMicros: 5 * SECOND, devicesPerModel: 8 },
     models: all,
   };
 }

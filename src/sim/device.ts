@@ -142,7 +142,7 @@ export class SimDevice {
       isTold: false,
       steps: 0,
       prefillTokens: 0,
-      decodeTokens: {},
+      served: [],
       computeMicros: 0,
     };
     if (engine.run === null) {
@@ -172,7 +172,12 @@ export class SimDevice {
   }
 
   #report(engine: Engine, slice: Slice): void {
-    const { id: sliceId, lanes, steps, prefillTokens, decodeTokens, computeMicros } = slice;
+    const { id: sliceId, lanes, steps, prefillTokens, computeMicros } = slice;
+    const decodeTokens: Record<RequestId, number> = {};
+    for (const job of slice.served.splice(0)) {
+      decodeTokens[job.id] = job.tokensInSlice;
+      job.tokensInSlice = 0;
+    }
     this.#wiring.tell({
       type: 'sliceEnded',
       modelId: engine.id,
@@ -297,7 +302,10 @@ export class SimDevice {
     job.tokens += tokens;
     job.context += tokens;
     const { slice } = engine;
-    if (slice !== null) slice.decodeTokens[job.id] = (slice.decodeTokens[job.id] ?? 0) + tokens;
+    if (slice !== null) {
+      if (job.tokensInSlice === 0) slice.served.push(job);
+      job.tokensInSlice += tokens;
+    }
     if (job.tokens < job.track.outputTokens) return;
     engine.jobs.delete(job.id);
     const { id: requestId, prefillMicros, decodeMicros } = job;

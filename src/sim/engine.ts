@@ -33,6 +33,8 @@ export interface Job {
   decodeMicros: Micros;
   /** It left while a step with it was under way. */
   isGone: boolean;
+  /** Since the slice began. */
+  tokensInSlice: number;
 }
 
 export interface Slice {
@@ -44,7 +46,8 @@ export interface Slice {
   isTold: boolean;
   steps: number;
   prefillTokens: number;
-  decodeTokens: Record<RequestId, number>;
+  /** Those that got tokens in it. */
+  readonly served: Job[];
   computeMicros: Micros;
 }
 
@@ -91,7 +94,7 @@ export function createEngine(id: ModelId, model: DeviceModel): Engine {
     slice: null,
     next: null,
     run: null,
-    ends: new Float64Array(512),
+    ends: new Float64Array(1),
     version: 0,
     leaving: [],
   };

@@ -6,7 +6,7 @@ import type { Action } from '../core/actions.ts';
 import type { Arbiter } from '../core/arbiter.ts';
 import { createArbiter } from '../core/arbiter.ts';
 import type { CoreEvent, Limits, ModelSpec, ResidencySpec } from '../core/events.ts';
-import type { Bytes, Micros, ModelId, RequestId } from '../core/ids.ts';
+import type { Bytes, Micros, RequestId } from '../core/ids.ts';
 import { modelId, requestId, tenantId } from '../core/ids.ts';
 import type { Arrival } from './arrivals.ts';
 import type { ModelCosts } from './costs.ts';
@@ -14,8 +14,8 @@ import { fitLengths } from './costs.ts';
 import type { DeviceSetting, Job } from './engine.ts';
 import { SimDevice } from './device.ts';
 import { Digest } from './digest.ts';
-import type { DeviceView, Spill } from './placement.ts';
-import { choose, spread } from './placement.ts';
+import type { Spill } from './placement.ts';
+import { candidates, choose, spread } from './placement.ts';
 import type { Slo } from './recorder.ts';
 import { createTrack } from './recorder.ts';
 import type { Report } from './report.ts';
@@ -46,7 +46,7 @@ export interface SimSetting {
   readonly giveUpMicros: Micros | null;
   readonly keepsKv: boolean;
   /** null: each request goes to its model's home. */
-  readonly spill: Omit<Spill, 'loadMicros'> | null;
+  readonly spill: (Omit<Spill, 'loadMicros' | 'seats'> & { readonly devicesPerModel: number }) | null;
   /** All models there may be; a placement knows nothing else. */
   readonly models: readonly SimModel[];
   /** Another arbiter than the core's, for experiments. */
@@ -67,6 +67,17 @@ export interface SimResult extends Report {
 /** The arbiter may be called so often at one time before it is said to spin. */
 const MOST_CALLS_AT_ONCE = 10_000;
 
+/** A model as the front sees it. */
+interface Placed {
+  readonly model: SimModel;
+  /** Those that may serve it, its home first. */
+  readonly devices: readonly number[];
+  readonly spill: Spill | null;
+  /** By device, as in `Views`. */
+  readonly own: Int32Array;
+  readonly present: Uint8Array;
+}
+
 interface Node {
   readonly index: number;
   readonly arbiter: Arbiter;
@@ -74,7 +85,12 @@ interface Node {
   inbox: CoreEvent[];
   wakeAt: Micros | null;
   isDirty: boolean;
-  readonly jobs: Map<RequestId, Job>;
+  readonly jobs: Map<RequestId, Asked>;
+}
+
+interface Asked {
+  readonly job: Job;
+  readonly placed: Placed;
 }
 
 export function simulate(arrivals: Iterable<Arrival>, setting: SimSetting): SimResult {
@@ -87,8 +103,8 @@ class Simulation {
   readonly #tally: Tally;
   readonly #digest: Digest | null;
   readonly #nodes: Node[];
-  readonly #models = new Map<string, SimModel>();
-  readonly #homes: ReadonlyMap<string, number>;
+  readonly #models = new Map<string, Placed>();
+  readonly #busy: Int32Array;
   readonly #tenants = new Map<string, number>();
   readonly #dirty: Node[] = [];
   #nextRequest = 1;
@@ -99,13 +115,28 @@ class Simulation {
     this.#setting = setting;
     this.#tally = new Tally(setting.slo);
     this.#digest = setting.wantsDigest === true ? new Digest() : null;
-    for (const model of setting.models) this.#models.set(model.name, model);
-    this.#homes = spread(
-      setting.models.map(({ name, costs }) => ({ name, weightBytes: costs.weightBytes })),
-      setting.devices,
-    );
+    this.#busy = new Int32Array(setting.devices);
+    this.#place();
     this.#nodes = Array.from({ length: setting.devices }, (_, index) => this.#createNode(index));
     for (const node of this.#nodes) this.#configure(node);
+  }
+
+  #place(): void {
+    const { models, devices, spill, device } = this.#setting;
+    const homes = spread(
+      models.map(({ name, costs }) => ({ name, weightBytes: costs.weightBytes })),
+      devices,
+    );
+    for (const [index, model] of models.entries()) {
+      const loadMicros = (model.costs.weightBytes * 1e6) / device.linkBytesPerSecond;
+      this.#models.set(model.name, {
+        model,
+        devices: candidates(homes.get(model.name) ?? 0, index, devices, spill?.devicesPerModel ?? 1),
+        spill: spill === null ? null : { ...spill, loadMicros, seats: model.parallel },
+        own: new Int32Array(devices),
+        present: new Uint8Array(devices),
+      });
+    }
   }
 
   #createNode(index: number): Node {
@@ -118,12 +149,9 @@ class Simulation {
         setting,
         slo,
         work: this.#tally.work,
-        modelOf: (id) => ({ ...this.#model(id), keepsKv }),
+        modelOf: (id) => ({ ...this.#model(id).model, keepsKv }),
         tell: (event) => this.#tell(node, event),
-        onFinished: (job) => {
-          node.jobs.delete(job.id);
-          this.#tally.end(job.track, true);
-        },
+        onFinished: (job) => this.#end(node, job.id, true),
       }),
       inbox: [],
       wakeAt: null,
@@ -133,15 +161,15 @@ class Simulation {
     return node;
   }
 
-  #model(name: string): SimModel {
+  #model(name: string): Placed {
     const model = this.#models.get(name);
     if (model === undefined) throw new Error(`the simulated node has no model ${name}`);
     return model;
   }
 
   #configure(node: Node): void {
-    const { lanes, memoryBytes, limits, residency, spill, models } = this.#setting;
-    const here = spill === null ? models.filter(({ name }) => this.#homes.get(name) === node.index) : models;
+    const { lanes, memoryBytes, limits, residency, models } = this.#setting;
+    const here = models.filter(({ name }) => this.#model(name).devices.includes(node.index));
     this.#tell(node, {
       type: 'configured',
       device: { memoryBytes, lanes, overheadBytes: 0 },
@@ -203,14 +231,15 @@ class Simulation {
 
   #arrive(arrival: Arrival): void {
     const { slo, giveUpMicros } = this.#setting;
-    const { costs } = this.#model(arrival.model);
+    const placed = this.#model(arrival.model);
+    const { costs } = placed.model;
     const { promptTokens, outputTokens } = fitLengths(costs, arrival.promptTokens, arrival.outputTokens);
     const tenant = this.#tenants.get(arrival.tenant) ?? this.#tenants.size;
     this.#tenants.set(arrival.tenant, tenant);
     const track = createTrack(slo, this.#timeline.now, tenant, promptTokens, outputTokens);
     const id = requestId(`r${this.#nextRequest++}`);
-    const node = this.#place(arrival.model);
-    node.jobs.set(id, {
+    const node = this.#choose(placed);
+    const job: Job = {
       id,
       track,
       promptLeft: promptTokens,
@@ -220,7 +249,10 @@ class Simulation {
       prefillMicros: 0,
       decodeMicros: 0,
       isGone: false,
-    });
+      tokensInSlice: 0,
+    };
+    node.jobs.set(id, { job, placed });
+    placed.own[node.index] = (placed.own[node.index] as number) + 1;
     this.#tell(node, {
       type: 'requestArrived',
       requestId: id,
@@ -238,21 +270,25 @@ class Simulation {
     if (giveUpMicros !== null) this.#timeline.after(giveUpMicros, () => this.#giveUp(node, id));
   }
 
-  #place(name: string): Node {
-    const { spill, device } = this.#setting;
-    const home = this.#homes.get(name) ?? 0;
-    if (spill === null) return this.#nodes[home] as Node;
-    const loadMicros = (this.#model(name).costs.weightBytes * 1e6) / device.linkBytesPerSecond;
-    const views = this.#nodes.map((node) => viewOf(node, modelId(name)));
-    return this.#nodes[choose(home, views, { ...spill, loadMicros })] as Node;
+  #choose({ devices, own, present, spill }: Placed): Node {
+    const index = spill === null ? (devices[0] as number) : choose(devices, { own, present, busy: this.#busy }, spill);
+    return this.#nodes[index] as Node;
   }
 
   #giveUp(node: Node, id: RequestId): void {
-    const job = node.jobs.get(id);
-    if (job === undefined || job.tokens > 0) return;
-    node.jobs.delete(id);
-    this.#tally.end(job.track, false);
+    const asked = node.jobs.get(id);
+    if (asked === undefined || asked.job.tokens > 0) return;
+    this.#end(node, id, false);
     this.#tell(node, { type: 'requestCancelled', requestId: id });
+  }
+
+  #end(node: Node, id: RequestId, isFinished: boolean): void {
+    const asked = node.jobs.get(id);
+    if (asked === undefined) return;
+    node.jobs.delete(id);
+    const { own } = asked.placed;
+    own[node.index] = (own[node.index] as number) - 1;
+    this.#tally.end(asked.job.track, isFinished);
   }
 
   // -------------------------------------------------------------- arbiters
@@ -287,6 +323,8 @@ class Simulation {
       this.#digest?.add(`${node.index} ${JSON.stringify(action)}`);
       this.#perform(node, action);
     }
+    const { busy, wanted } = node.arbiter.state;
+    this.#busy[node.index] = busy.size + wanted.size;
     if (wakeAt === null || (node.wakeAt !== null && node.wakeAt <= wakeAt && node.wakeAt > now)) return;
     node.wakeAt = wakeAt;
     this.#timeline.at(wakeAt, () => {
@@ -300,25 +338,23 @@ class Simulation {
     const { device, jobs } = node;
     switch (action.type) {
       case 'ensureLoaded':
+        this.#model(action.modelId).present[node.index] = 1;
         return device.load(action.modelId, action.id);
       case 'ensureAsleep':
       case 'ensureUnloaded':
+        this.#model(action.modelId).present[node.index] = 0;
         return device.unload(action.modelId, action.id);
       case 'startRequest': {
-        const job = jobs.get(action.requestId);
-        if (job !== undefined) device.submit(action.modelId, job);
+        const asked = jobs.get(action.requestId);
+        if (asked !== undefined) device.submit(action.modelId, asked.job);
         return;
       }
       case 'preemptRequest':
         return device.preempt(action.modelId, action.requestId, action.id);
       case 'cancelRequest':
         return device.cancel(action.modelId, action.requestId);
-      case 'refuseRequest': {
-        const job = jobs.get(action.requestId);
-        if (job !== undefined) this.#tally.end(job.track, false);
-        jobs.delete(action.requestId);
-        return;
-      }
+      case 'refuseRequest':
+        return this.#end(node, action.requestId, false);
       case 'grantSlice':
         return device.grant(action.modelId, action.id, action.lanes, action.micros, action.stepMicros);
       case 'endSlice':
@@ -327,15 +363,4 @@ class Simulation {
         return action satisfies never;
     }
   }
-}
-
-function viewOf(node: Node, id: ModelId): DeviceView {
-  const { state } = node.arbiter;
-  const model = state.models.get(id);
-  const isBusy = model !== undefined && (model.active.size > 0 || model.waiting > 0);
-  return {
-    own: model === undefined ? 0 : model.active.size + model.waiting,
-    hasModel: model?.phase === 'resident' || model?.phase === 'loading',
-    others: state.busy.size + state.wanted.size - (isBusy ? 1 : 0),
-  };
 }
