@@ -36,7 +36,7 @@ const SHAPE: DialogueShape = {
   answerTokens: [8, 12],
   thinkMillis: 8_000,
 };
-const QUICK: DialogueShape = { ...SHAPE, dialogues: 24, turns: 3, thinkMillis: 1_000 };
+const QUICK: DialogueShape = { ...SHAPE, dialogues: 16, turns: 3, thinkMillis: 1_000 };
 const SECONDS = { berth: 260, others: 110 };
 const SAVED_BAR_PERCENT = 80;
 const TIERS = { hostMemory: '256MiB', disk: '2GiB' };
@@ -52,7 +52,7 @@ interface Seen extends Played {
 
 export async function run(args: BenchArgs): Promise<BenchResult> {
   const shape = args.quick ? QUICK : SHAPE;
-  const seconds = args.quick ? { berth: 40, others: 10 } : SECONDS;
+  const seconds = args.quick ? { berth: 20, others: 8 } : SECONDS;
   const folder = mkdtempSync(join(tmpdir(), 'berth-conversations-'));
   try {
     const names = copyModels(folder, MODELS, [smollm2Path(), gemmaPath()], copyFileSync);
