@@ -121,6 +121,8 @@ export class StubNode implements NodeApi {
     return null;
   }
 
+  forgetTenant(): void {}
+
   takeDeviceTime(): DeviceTimeRow[] {
     return [];
   }

@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { BerthConfig } from '../config.ts';
 import type { TenantSpec } from '../core/events.ts';
+import type { TenantId } from '../core/ids.ts';
 import { tenantId } from '../core/ids.ts';
 import { asBerthError } from '../errors.ts';
 import type { Authenticator } from '../gateway/auth.ts';
@@ -42,7 +43,11 @@ export interface Tenancy {
 }
 
 /** Tells where its lanes' time went since it was last asked. */
-export type MeteredNode = NodeApi & { takeDeviceTime(): DeviceTimeRow[] };
+export type MeteredNode = NodeApi & {
+  takeDeviceTime(): DeviceTimeRow[];
+  /** Removes the KV of its conversations. */
+  forgetTenant(id: TenantId): void;
+};
 
 const UPKEEP_MILLIS = 1_000;
 /** The device's time is written down so often: each time a row for every tenant and model that computed. */
@@ -135,6 +140,7 @@ function tenancyOn(store: Store, config: BerthConfig, node: MeteredNode, log: Lo
         return store.usage.sums(query);
       },
       changed,
+      removed: (id) => node.forgetTenant(id),
     },
     batches: batchDesk(config.home, store, directory, log),
     keyed: () => !directory.isOpen,

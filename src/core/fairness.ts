@@ -24,17 +24,18 @@ export function tenantOf(state: State, id: TenantId): Tenant {
 export function enter(state: State, tenant: Tenant): void {
   if (tenant.requests === 0) {
     let least: number | null = null;
-    for (const other of state.tenants.values()) {
-      if (other.requests > 0 && (least === null || other.counter < least)) least = other.counter;
-    }
+    for (const { counter } of state.busyTenants) least = Math.min(least ?? counter, counter);
     tenant.counter = Math.max(tenant.counter, least ?? state.lastCounter);
+    state.busyTenants.add(tenant);
   }
   tenant.requests++;
 }
 
 export function leave(state: State, tenant: Tenant): void {
   tenant.requests--;
-  if (tenant.requests === 0) state.lastCounter = tenant.counter;
+  if (tenant.requests > 0) return;
+  state.lastCounter = tenant.counter;
+  state.busyTenants.delete(tenant);
 }
 
 /** Service received (or, negative, given back when an estimate was too high). */

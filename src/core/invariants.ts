@@ -207,6 +207,9 @@ function checkTenants(state: State): void {
   for (const { tenantId } of state.requests.values()) requests.set(tenantId, (requests.get(tenantId) ?? 0) + 1);
   for (const tenant of state.tenants.values()) {
     const counted = requests.get(tenant.id) ?? 0;
+    must(state.busyTenants.has(tenant) === counted > 0, 'a tenant is busy while it has requests', {
+      tenant: tenant.id,
+    });
     must(tenant.requests === counted, 'requests of a tenant', { tenant: tenant.id, counted, booked: tenant.requests });
     must(Number.isSafeInteger(tenant.counter), 'a counter is an integer', {
       tenant: tenant.id,

@@ -116,6 +116,8 @@ export interface State {
   /** All that wait, the longest first. */
   readonly waiting: Set<Request>;
   readonly tenants: Map<TenantId, Tenant>;
+  /** Those that have requests in the node. */
+  readonly busyTenants: Set<Tenant>;
   /** The counter of the tenant that was last to leave the node: where the next one starts if it is empty. */
   lastCounter: number;
   /** Bytes held by each model that holds any. */
@@ -165,6 +167,7 @@ export function createState(): State {
     requests: new Map(),
     waiting: new Set(),
     tenants: new Map(),
+    busyTenants: new Set(),
     lastCounter: 0,
     held: new Map(),
     heldBytes: 0,

@@ -1,6 +1,6 @@
 /** Between the node's requests and the KV cache: who asks, what is told to whose engine, and what is learned from it. */
 import type { CoreEvent } from '../core/events.ts';
-import type { Micros, ModelId } from '../core/ids.ts';
+import type { Micros, ModelId, TenantId } from '../core/ids.ts';
 import type { EngineEvent, EngineModel, KvEvent, KvPlan } from '../engines/engine.ts';
 import type { KvCacheOptions } from '../kv/cache.ts';
 import { createKvCache } from '../kv/cache.ts';
@@ -22,6 +22,7 @@ export interface KvDesk {
   /** The model's process is gone, or the model left the device: so is what was idle there. */
   died(modelId: ModelId): void;
   left(modelId: ModelId): void;
+  forgetTenant(tenantId: TenantId): void;
   /** null: nothing is kept. */
   view(): KvView | null;
   /** What lies in host memory is moved to disk for at most so long. */
@@ -40,6 +41,9 @@ export interface KvDeskOptions {
   readonly tell: (event: CoreEvent) => void;
 }
 
+/** Tokens that may be computed before the runner hears that it is to stop. */
+const PREEMPTED_TOKENS = 64;
+
 /** A node without KV tiers: nothing is kept. */
 const NO_KV: KvDesk = {
   arrived() {},
@@ -50,6 +54,7 @@ const NO_KV: KvDesk = {
   heard() {},
   died() {},
   left() {},
+  forgetTenant() {},
   view: () => null,
   close: async () => {},
 };
@@ -70,11 +75,12 @@ export function openKvDesk(tiers: KvTiers | null, options: KvDeskOptions): KvDes
 
   return {
     arrived(live, hosted) {
-      const { request, tenantId, conversation } = live.submission;
+      const { request, conversation } = live.submission;
       if (request.kind !== 'generate' || !hosted.spec.engine.capabilities.exportsKv) return;
       cache.arrived({
         requestId: live.id,
-        tenantId,
+        // Not who pays: tenants that agreed to share have one name for it.
+        tenantId: request.tenantId,
         modelId: live.modelId,
         fingerprint: fingerprintOf(hosted),
         input: request.input,
@@ -86,7 +92,8 @@ export function openKvDesk(tiers: KvTiers | null, options: KvDeskOptions): KvDes
       const each = bytesPerToken.get(live.modelId);
       const tokens = live.promptTokens + live.tokenIds.length;
       if (each === undefined || !live.accepted) return;
-      const grant = cache.preempting(live.id, tokens, Math.ceil(tokens * each));
+      const bytes = Math.ceil((tokens + PREEMPTED_TOKENS) * each);
+      const grant = cache.preempting(live.id, tokens, bytes);
       if (grant !== null) hosted.model.grantKv?.(grant);
     },
     accepted(live, { cachedTokens, restored, restoreMicros }) {
@@ -110,6 +117,9 @@ export function openKvDesk(tiers: KvTiers | null, options: KvDeskOptions): KvDes
     },
     died: (modelId) => cache.died(modelId),
     left: (modelId) => cache.left(modelId),
+    forgetTenant(tenantId) {
+      for (const { modelId, entryId } of cache.forgetTenant(tenantId)) model(modelId)?.dropKv?.(entryId);
+    },
     view: () => ({ stats: cache.stats(), entries: cache.entries() }),
     close: (micros) => cache.close(clock.now() + micros),
   };

@@ -337,6 +337,9 @@ export class BerthNode implements NodeApi {
     throw new BerthError('not_found', `nothing was decided about ${JSON.stringify(name.slice(0, 100))}`);
   }
 
+  /** Removes the KV of the tenant's conversations, wherever it lies. */
+  readonly forgetTenant = (id: TenantId): void => this.#kv.forgetTenant(id);
+
   /** Where the lanes' time went since this was last asked. */
   takeDeviceTime(): DeviceTimeRow[] {
     return this.#deviceTime.take(this.#options.clock.now());

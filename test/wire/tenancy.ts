@@ -49,7 +49,13 @@ export async function openTenants(node: NodeApi, declared: Partial<Declared> = {
   const listening = await open(node, {
     gateway: { auth, gate },
     admin: {
-      tenancy: { directory, gate, usage: (query) => store.usage.sums(query), changed: () => undefined },
+      tenancy: {
+        directory,
+        gate,
+        usage: (query) => store.usage.sums(query),
+        changed: () => undefined,
+        removed: () => undefined,
+      },
     },
   });
   const keyOf = (id: string, { models = null }: { readonly models?: readonly string[] | null } = {}): string =>

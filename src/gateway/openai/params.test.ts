@@ -1,5 +1,5 @@
 import { describe, expect, test } from 'vitest';
-import { DEFAULT_TENANT } from '../../core/ids.ts';
+import { DEFAULT_TENANT, tenantId } from '../../core/ids.ts';
 import { parse } from './errors.ts';
 import { chatSubmissions, completionSubmissions, embeddingSubmission } from './params.ts';
 import { chatSchema, completionSchema, embeddingSchema } from './schema.ts';
@@ -8,6 +8,7 @@ import type { GenerateRequest } from './types.ts';
 const caller = (headers: Record<string, string> = {}) => ({
   tenantId: DEFAULT_TENANT,
   keyId: null,
+  cacheTenantId: DEFAULT_TENANT,
   id: 'req-1',
   headers,
 });
@@ -185,4 +186,11 @@ test('inputs to embed', () => {
   expect(inputs('a')).toMatchObject({ kind: 'embed', inputs: ['a'] });
   expect(inputs([1, 2])).toMatchObject({ inputs: [[1, 2]] });
   expect(inputs([[1], [2]])).toMatchObject({ inputs: [[1], [2]] });
+});
+
+test('who shares a KV cache with others still pays alone; a conversation has the name that its client gave it', () => {
+  const sharing = { ...caller({ 'x-session-id': 's1' }), cacheTenantId: tenantId('*') };
+  const [one] = chatSubmissions(parse(chatSchema, { model: 'm', messages: hello }), sharing);
+  expect(one).toMatchObject({ tenantId: DEFAULT_TENANT, conversation: 's1', request: { tenantId: '*' } });
+  expect(chat({ prompt_cache_key: 'k' }, { 'x-session-id': 's1' })[0]?.conversation).toBe('k');
 });

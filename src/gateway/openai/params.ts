@@ -20,6 +20,8 @@ import type {
 export interface Caller {
   readonly tenantId: TenantId;
   readonly keyId: string | null;
+  /** Whose KV cache its requests use: its own, or that of all tenants that chose to share theirs. */
+  readonly cacheTenantId: TenantId;
   /** `req-…`; further choices of the same request append `-1`, `-2`, … */
   readonly id: string;
   readonly headers: Headers;
@@ -172,7 +174,7 @@ function choices(body: SamplingBody, caller: Caller, inputs: readonly PromptInpu
       const request: Omit<GenerateRequest, 'resumeTokens'> = {
         kind: 'generate',
         requestId: requestId(index === 0 ? caller.id : `${caller.id}-${index}`),
-        tenantId: caller.tenantId,
+        tenantId: caller.cacheTenantId,
         input,
         sampling: base.seed === null ? base : { ...base, seed: (base.seed + copy) % SEEDS },
         stop,
@@ -232,6 +234,6 @@ export function embeddingSubmission(body: EmbeddingBody, caller: Caller): Submis
   const inputs = typeof input === 'string' ? [input] : isTokens(input) ? [input] : input;
   return {
     ...service(body, caller),
-    request: { kind: 'embed', requestId: requestId(caller.id), tenantId: caller.tenantId, inputs },
+    request: { kind: 'embed', requestId: requestId(caller.id), tenantId: caller.cacheTenantId, inputs },
   };
 }

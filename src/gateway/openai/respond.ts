@@ -1,5 +1,6 @@
 /** How a run becomes an HTTP answer, streamed or whole; the same for chat and text. */
 import type { FastifyReply, FastifyRequest } from 'fastify';
+import { tenantId as toTenantId } from '../../core/ids.ts';
 import { BerthError } from '../../errors.ts';
 import type { NodeApi, StreamEvent, Submission } from '../../runtime/api.ts';
 import { headersOf, nodeRequestId } from '../http.ts';
@@ -24,9 +25,13 @@ export function principalOf(request: FastifyRequest): Principal {
   return request.principal;
 }
 
+/** No tenant can be called so. */
+const SHARED_CACHE = toTenantId('*');
+
 export function callerOf(request: FastifyRequest): Caller {
-  const { tenantId, keyId } = principalOf(request);
-  return { tenantId, keyId, id: nodeRequestId(request), headers: request.headers };
+  const { tenantId, keyId, access } = principalOf(request);
+  const cacheTenantId = access?.tenant.isolation === 'shared' ? SHARED_CACHE : tenantId;
+  return { tenantId, keyId, cacheTenantId, id: nodeRequestId(request), headers: request.headers };
 }
 
 /** Submits, through the gate; from here on a client that leaves cancels, streaming or not, queued, loading or computing. */

@@ -26,6 +26,8 @@ export interface TenantAdmin {
   readonly usage: (query: UsageQuery) => UsageSum[];
   /** Weights may have changed. */
   readonly changed: () => void;
+  /** What the node keeps of the tenant (its KV) is not wanted any more. */
+  readonly removed: (tenantId: TenantId) => void;
 }
 
 type Query = Readonly<Record<string, unknown>>;
@@ -76,7 +78,7 @@ function usageQuery(query: Query): UsageQuery {
   };
 }
 
-export function addTenantRoutes(app: FastifyInstance, { directory, gate, usage, changed }: TenantAdmin): void {
+export function addTenantRoutes(app: FastifyInstance, { directory, gate, usage, changed, removed }: TenantAdmin): void {
   const whole = (id: string): TenantResponse => {
     const tenant = directory.tenant(id);
     const meter = gate.view({ tenantId: tenant.id, limits: tenant.limits });
@@ -117,6 +119,7 @@ export function addTenantRoutes(app: FastifyInstance, { directory, gate, usage, 
     },
     DELETE: (request) => {
       const tenant = directory.removeTenant(idOf(request));
+      removed(tenant.id);
       changed();
       return { success: true, id: tenant.id };
     },
