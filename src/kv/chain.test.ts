@@ -62,16 +62,17 @@ test('a long document takes several steps, so that its beginning is shared whate
   const document = 'word '.repeat(2000);
   const one = stepsOf(chat([{ role: 'user', content: `${document}Sum it up.` }]));
   const other = stepsOf(chat([{ role: 'user', content: `${document}Who wrote it?` }]));
-  expect(one.length).toBe(3);
-  expect(shared(one, other)).toBe(2);
+  expect(one.length).toBe(10);
+  expect(shared(one, other)).toBe(9);
 });
 
-test('text goes by 1,024 characters, tokens by 256, exactly counted', () => {
-  expect(stepsOf({ type: 'text', text: 'x'.repeat(2050) })).toHaveLength(3);
-  const tokens = Array.from({ length: 600 }, (_, index) => index);
+test('text goes by 64 characters and then by 512, tokens by 16 and then by 256, exactly counted', () => {
+  expect(stepsOf({ type: 'text', text: 'x'.repeat(64 * 64 + 512 + 1) })).toHaveLength(64 + 2);
+  const tokens = Array.from({ length: 1_300 }, (_, index) => index);
   const chain = hasher.chainOf(owner, { type: 'tokens', tokens });
-  expect(chain.tokens).toEqual([256, 512, 600]);
-  expect(shared(chain.steps, stepsOf({ type: 'tokens', tokens: [...tokens, 7] }))).toBe(2);
+  expect(chain.tokens.slice(0, 3)).toEqual([16, 32, 48]);
+  expect(chain.tokens.slice(-3)).toEqual([1_024, 1_280, 1_300]);
+  expect(shared(chain.steps, stepsOf({ type: 'tokens', tokens: [...tokens, 7] }))).toBe(chain.steps.length - 1);
 });
 
 test('a chain has an end, and an empty prompt has none', () => {

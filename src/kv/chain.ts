@@ -8,9 +8,11 @@ import type { TenantId } from '../core/ids.ts';
 import type { ChatMessage, PromptInput } from '../engines/engine.ts';
 
 /** A longer content takes several steps, so that long documents share their beginnings. */
-const MESSAGE_CHARACTERS = 4_096;
-const TEXT_CHARACTERS = 1_024;
-const TOKENS = 256;
+const MESSAGE_CHARACTERS = 1_024;
+/** A prompt that is no chat is cut by length: finely at its beginning, since the next turn of a short one has to be told from others. */
+const TEXT_CHARACTERS = { fine: 64, coarse: 512 };
+const TOKENS = { fine: 16, coarse: 256 };
+const FINE_STEPS = 64;
 /** Of the longest chain: it goes into the file's head, and each step into the index. What lies beyond is told apart by recency. */
 export const CHAIN_STEPS = 512;
 /** 96 bits would do against chance; 16 bytes are what a UUID has. */
@@ -78,9 +80,9 @@ function* pieces(input: PromptInput): Generator<Piece> {
   if (input.type === 'chat') {
     for (const message of input.messages) yield* messagePieces(message);
   } else if (input.type === 'text') {
-    for (const text of cut(input.text, TEXT_CHARACTERS)) yield { step: text, tokens: guessTokens(text) };
+    for (const text of cutFinely(input.text, TEXT_CHARACTERS)) yield { step: text, tokens: guessTokens(text) };
   } else {
-    for (const tokens of cut(input.tokens, TOKENS)) yield { step: tokens, tokens: tokens.length };
+    for (const tokens of cutFinely(input.tokens, TOKENS)) yield { step: tokens, tokens: tokens.length };
   }
 }
 
@@ -97,6 +99,16 @@ function* messagePieces({ role, content, name, toolCalls, toolCallId }: ChatMess
 
 function* cut<Sliced extends string | readonly number[]>(whole: Sliced, length: number): Generator<Sliced> {
   for (let at = 0; at < whole.length; at += length) yield whole.slice(at, at + length) as Sliced;
+}
+
+/** The first `FINE_STEPS` pieces are fine ones. */
+function* cutFinely<Sliced extends string | readonly number[]>(
+  whole: Sliced,
+  { fine, coarse }: { readonly fine: number; readonly coarse: number },
+): Generator<Sliced> {
+  const end = FINE_STEPS * fine;
+  yield* cut(whole.slice(0, end) as Sliced, fine);
+  yield* cut(whole.slice(end) as Sliced, coarse);
 }
 
 const guessTokens = (text: string): number => Math.ceil(text.length / CHARACTERS_PER_TOKEN);

@@ -143,6 +143,7 @@ const SIGNATURES = {
   llama_model_n_head: 'int32_t llama_model_n_head(void *model)',
   llama_model_n_head_kv: 'int32_t llama_model_n_head_kv(void *model)',
   llama_model_size: 'uint64_t llama_model_size(void *model)',
+  llama_model_n_swa: 'int32_t llama_model_n_swa(void *model)',
   llama_model_has_decoder: 'bool llama_model_has_decoder(void *model)',
   llama_model_is_recurrent: 'bool llama_model_is_recurrent(void *model)',
   llama_model_is_hybrid: 'bool llama_model_is_hybrid(void *model)',

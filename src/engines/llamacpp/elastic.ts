@@ -127,13 +127,15 @@ export class ElasticContext {
     if (memory !== null) this.#model.llama.llama_memory_seq_cp(memory, from, to, start, end);
   }
 
-  /** Are there cells for the positions from 0 to `tokens` - 1? */
+  /** Are there cells for the positions from 0 to `tokens` - 1, or for those that a sliding window still sees? */
   spans(seat: number, tokens: number): boolean {
     const { memory } = this;
     if (memory === null) return false;
     const { llama } = this.#model;
     const [first, last] = [llama.llama_memory_seq_pos_min(memory, seat), llama.llama_memory_seq_pos_max(memory, seat)];
-    return first === 0 && last === tokens - 1;
+    const { windowTokens } = this.#model;
+    const hidden = windowTokens === 0 ? 0 : Math.max(0, tokens - windowTokens + 1);
+    return first <= hidden && first >= 0 && last === tokens - 1;
   }
 
   setLanes(lanes: number): void {

@@ -58,7 +58,15 @@ export class Generator {
     this.#samplers = new SamplerFactory(model);
     this.#reader = new TokenReader(model);
     this.#batch = new StepBatch(stepTokens, seats);
-    const limits = { cells: this.#context.cells, parallel, seats, stepTokens, shares: model.sharesPrefixes };
+    const { windowTokens } = model;
+    const limits = {
+      cells: this.#context.cells,
+      parallel,
+      seats,
+      stepTokens,
+      shares: model.sharesPrefixes,
+      windowTokens,
+    };
     this.#table = new SequenceTable(limits, {
       truncate: (seat, kept) => this.#context.truncate(seat, kept),
       share: (from, to, start, end) => this.#context.share(from, to, start, end),

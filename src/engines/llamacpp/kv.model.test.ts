@@ -157,6 +157,26 @@ describe.each([
     expect([...tokens, ...(resumed as Answer).tokenIds]).toEqual((whole as Answer).tokenIds);
   });
 
+  // Gemma's sliding window is 512 tokens: what lies behind it is in no file.
+  it('of a long text comes back whole, or not at all', async () => {
+    const long = `${story}${story}`;
+    const one = await ask(long, plan(`${name}-long`));
+    expect(usageOf(one).promptTokens).toBeGreaterThan(512);
+    await heard(runner, 'kept', `${name}-long`);
+    runner.tell({ type: 'grantKv', grant: grant(`${name}-long`) });
+    runner.tell({ type: 'sleep' });
+    await heard(runner, 'saved', `${name}-long`);
+    await runner.message('asleep');
+    await runner.load(launch);
+    const further = `${long}${one.text} Far away`;
+    const warm = await ask(further, plan(`${name}-long-2`, file(`${name}-long`)));
+    expect(acceptedOf(warm)).toMatchObject({ restored: 'yes' });
+    runner.tell({ type: 'dropKv', entryId: kvEntryId(`${name}-long-2`) });
+    expect(warm.text).toBe((await ask(further, undefined, { tenantId: tenantId('long') })).text);
+    const branch = await ask(`${long} But another end`, plan(`${name}-long-3`, file(`${name}-long`)));
+    expect(acceptedOf(branch)).toMatchObject({ restored: name === 'Gemma' ? 'not-needed' : 'yes' });
+  });
+
   it('leaves nothing behind that is not whole', () => {
     expect(readdirSync(folder).filter((entry) => !entry.endsWith('.kv'))).toEqual([]);
   });

@@ -28,6 +28,8 @@ export interface Model {
   readonly kvBytesPerToken: number;
   /** Whether a larger cache computes the same: not where a model is laid out by the size of its context, or keeps no cache of tokens. */
   readonly elasticCache: boolean;
+  /** Layers with a sliding window look back so many tokens; 0: there are none. */
+  readonly windowTokens: number;
   /** Whether what was computed of a text is of use to another that begins alike: not where a state is carried from token to token. */
   readonly sharesPrefixes: boolean;
   readonly mappedWeightBytes: number;
@@ -149,6 +151,7 @@ export function loadModel(
     weightBytes,
     kvBytesPerToken: cacheBytes,
     sharesPrefixes: cacheBytes > 0 && !llama.llama_model_is_recurrent(pointer) && !llama.llama_model_is_hybrid(pointer),
+    windowTokens: llama.llama_model_n_swa(pointer),
     elasticCache: elastic && cacheBytes > 0 && !sized,
     // Whole pages, or what the log tells: hundredths of a MiB for each buffer.
     mappedWeightBytes: mapped > weightBytes - ROUNDING_BYTES ? weightBytes : mapped,

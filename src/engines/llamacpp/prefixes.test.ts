@@ -6,12 +6,17 @@ import { tokenAt } from './sequence.ts';
 import { StoryCache, withPrompt } from './sequence-stories.ts';
 import { SequenceTable } from './sequences.ts';
 
-const LIMITS = { parallel: 4, seats: 8, stepTokens: 512, shares: true };
+const LIMITS = { parallel: 4, seats: 8, stepTokens: 512, shares: true, windowTokens: 0 };
 const count = (from: number, length: number): number[] => Array.from({ length }, (_, index) => from + index);
 
-function story(cells = 4096, seats = LIMITS.seats, saved: ConstructorParameters<typeof StoryCache>[1] = () => null) {
+function story(
+  cells = 4096,
+  seats = LIMITS.seats,
+  saved: ConstructorParameters<typeof StoryCache>[1] = () => null,
+  windowTokens = 0,
+) {
   const cache = new StoryCache(cells, saved);
-  const table = new SequenceTable({ ...LIMITS, seats, cells }, cache);
+  const table = new SequenceTable({ ...LIMITS, seats, cells, windowTokens }, cache);
   const step = (prefillTokens = 512): void => {
     table.admit();
     for (const item of table.plan(prefillTokens)) {
@@ -154,6 +159,44 @@ describe('a saved state', () => {
     table.add(one);
     step();
     expect([cache.computedTokens, one.reused, one.generated.length]).toEqual([122, 0, 1]);
+  });
+});
+
+describe('behind a sliding window', () => {
+  const windowed = (saved: ConstructorParameters<typeof StoryCache>[1] = () => null) => story(4096, 8, saved, 64);
+
+  it('only the whole of a longer sequence is gone on from; a shorter one is as any other', () => {
+    const { cache, table, step, turn } = windowed();
+    turn(0, count(0, 100), 'long');
+    turn(1, count(1_000, 60), 'short');
+    const before = cache.computedTokens;
+    table.add(withPrompt(2, [...count(0, 100), ...count(900, 5)]));
+    step();
+    expect(cache.computedTokens - before).toBe(5);
+    table.add(withPrompt(3, [...count(0, 90), ...count(900, 5)]));
+    step();
+    expect(cache.computedTokens - before).toBe(5 + 1 + 95);
+    table.add(withPrompt(4, [...count(1_000, 40), ...count(900, 5)]));
+    step();
+    expect(cache.computedTokens - before).toBe(5 + 1 + 95 + 2 + 5);
+  });
+
+  it('a saved state is read only by who has all of it', () => {
+    const { cache, table, step } = windowed(() => count(0, 150));
+    table.add(withPrompt(0, [...count(0, 120), 900], { saved: { tokens: 150, common: 120 } }));
+    step();
+    expect(cache.computedTokens).toBe(121);
+    table.add(withPrompt(1, [...count(0, 150), 900], { saved: { tokens: 150, common: 150 } }));
+    step();
+    expect(cache.computedTokens).toBe(121 + 1 + 1);
+  });
+
+  it('those who read the same prompt together still read it once', () => {
+    const { cache, table, step } = windowed();
+    const all = [0, 1, 2].map((order) => withPrompt(order, [...count(0, 200), 1_000 + order]));
+    for (const one of all) table.add(one);
+    while (all.some((one) => one.generated.length === 0)) step(48);
+    expect(cache.computedTokens).toBeLessThan(220);
   });
 });
 

@@ -23,6 +23,14 @@ export type Source =
   /** `now`: of what they have in common, what has been computed. */
   | { readonly type: 'live'; readonly holder: Sequence; readonly common: number; readonly now: number };
 
+/**
+ * Can the first `common` of `held` tokens be gone on from? Layers with a sliding window need the cells of the last tokens before
+ * that point. llama.cpp lets others have a sequence's cells that its window has left behind (`find_slot`), and leaves them out of a
+ * saved one (`state_write`), so beyond the window only the whole is sure to be there.
+ */
+export const isWhole = (common: number, held: number, windowTokens: number): boolean =>
+  windowTokens === 0 || held <= windowTokens || common === held;
+
 /** How many of the first tokens are equal, at most `limit`. */
 export function commonPrefix(sequence: Sequence, tokens: Int32Array, limit = tokens.length): number {
   const end = Math.min(totalTokens(sequence), tokens.length, limit);
@@ -39,12 +47,18 @@ function commonWith(sequence: Sequence, other: Sequence, limit: number): number 
 }
 
 /** The longest common beginning among the same tenant's; of equals an idle one, which can be taken over. At least one token is left to compute. */
-export function findSource(next: Sequence, seated: readonly Sequence[], idle: readonly Idle[]): Source | null {
+export function findSource(
+  next: Sequence,
+  seated: readonly Sequence[],
+  idle: readonly Idle[],
+  windowTokens: number,
+): Source | null {
   const limit = totalTokens(next) - 1;
   let best: Source | null = null;
   for (const holder of idle) {
     if (holder.tenantId !== next.tenantId) continue;
     const common = commonPrefix(next, holder.tokens, limit);
+    if (!isWhole(common, holder.tokens.length, windowTokens)) continue;
     if (common >= Math.max(LEAST_SHARED_TOKENS, (best?.common ?? 0) + 1))
       best = { type: 'idle', holder, common, now: common };
   }
@@ -53,6 +67,7 @@ export function findSource(next: Sequence, seated: readonly Sequence[], idle: re
     const all = commonWith(next, holder, limit);
     // What is not computed yet is worth waiting for only where it comes soon: while the holder reads its prompt.
     const common = isDecoding(holder) ? Math.min(all, holder.cells) : all;
+    if (!isWhole(Math.min(common, holder.cells), holder.cells, windowTokens)) continue;
     if (common >= Math.max(LEAST_SHARED_TOKENS, (best?.common ?? 0) + 1))
       best = { type: 'live', holder, common, now: Math.min(common, holder.cells) };
   }

@@ -6,7 +6,7 @@
 import type { KvEntryId } from '../../core/ids.ts';
 import { CellBook } from './cells.ts';
 import type { Idle, Source } from './prefixes.ts';
-import { findSource, isContinued } from './prefixes.ts';
+import { findSource, isContinued, isWhole } from './prefixes.ts';
 import type { Sequence } from './sequence.ts';
 import { fairShares, isDecoding, tokenAt, tokensLeft, totalTokens } from './sequence.ts';
 
@@ -52,6 +52,8 @@ export interface TableLimits {
   readonly stepTokens: number;
   /** Whether what was computed of one sequence is of use to another that begins alike. */
   readonly shares: boolean;
+  /** Tokens that layers with a sliding window look back; 0: there are none. See `isWhole`. */
+  readonly windowTokens: number;
 }
 
 /** Less is computed again sooner than it is kept. */
@@ -169,7 +171,10 @@ export class SequenceTable {
   #seat(next: Sequence): boolean {
     let source = this.#sourceOf(next);
     const saved = next.saved ?? null;
-    const isSavedBetter = saved !== null && saved.common >= (source?.common ?? 0) + LEAST_RESTORED_TOKENS;
+    const isSavedBetter =
+      saved !== null &&
+      isWhole(saved.common, saved.tokens, this.#limits.windowTokens) &&
+      saved.common >= (source?.common ?? 0) + LEAST_RESTORED_TOKENS;
     if (isSavedBetter) source = null;
     const growth = this.#seated.reduce((sum, one) => sum + tokensLeft(one) + GROWTH_CELLS, 0);
     // A saved state is read whole, before what is not wanted of it is cut off.
@@ -196,7 +201,7 @@ export class SequenceTable {
   }
 
   #sourceOf(next: Sequence): Source | null {
-    return this.#limits.shares ? findSource(next, this.#seated, this.#idle) : null;
+    return this.#limits.shares ? findSource(next, this.#seated, this.#idle, this.#limits.windowTokens) : null;
   }
 
   #restored(next: Sequence, seat: number, saved: { readonly tokens: number; readonly common: number }): boolean {
