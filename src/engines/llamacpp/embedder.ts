@@ -9,7 +9,7 @@ import type { ModelLaunch } from '../engine.ts';
 import { type Pointer, viewAt } from './binding.ts';
 import type { EmbedJob } from './commands.ts';
 import { failedEvent, nowMicros } from './common.ts';
-import type { Emit, StepOutcome } from './generator.ts';
+import type { Emit, StepOutcome } from './generation.ts';
 import { makeContext, type Model, tokenize } from './model.ts';
 import { StepBatch } from './step-batch.ts';
 

@@ -1,5 +1,6 @@
 /** A request that is being generated: its sequence, and what turns its tokens into what its client reads. */
-import type { GenerateJob } from './commands.ts';
+import type { RequestId } from '../../core/ids.ts';
+import type { GenerateJob, JobEvent } from './commands.ts';
 import type { SavedState } from './keeper.ts';
 import type { TokenSampler } from './sampling.ts';
 import type { Sequence } from './sequence.ts';
@@ -17,4 +18,15 @@ export interface Generation extends Sequence {
   restoreMicros: number;
   prefillMicros: number;
   decodeMicros: number;
+}
+
+export type Emit = (requestId: RequestId, event: JobEvent) => void;
+
+export interface StepOutcome {
+  readonly micros: number;
+  readonly prefillTokens: number;
+  /** Requests that a token was sampled for. */
+  readonly decoded: readonly RequestId[];
+  /** Who caused how much of `micros`. */
+  readonly shares: readonly (readonly [RequestId, number])[];
 }

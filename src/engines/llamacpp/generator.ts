@@ -2,11 +2,11 @@
 import type { KvEntryId, RequestId } from '../../core/ids.ts';
 import { BerthError } from '../../errors.ts';
 import type { KvEvent, KvGrant, ModelLaunch, RequestUsage } from '../engine.ts';
-import type { GenerateJob, JobEvent } from './commands.ts';
+import type { GenerateJob } from './commands.ts';
 import { failedEvent, nowMicros } from './common.ts';
 import { ElasticContext } from './elastic.ts';
 import { KvKeeper } from './keeper.ts';
-import type { Generation } from './generation.ts';
+import type { Emit, Generation, StepOutcome } from './generation.ts';
 import { type Model, pieceOf } from './model.ts';
 import { REPEAT_WINDOW, SamplerFactory } from './sampling.ts';
 import { commonPrefix } from './prefixes.ts';
@@ -21,16 +21,6 @@ import { TokenReader } from './token-reader.ts';
 const WAITING_LIMIT = 1024;
 /** Output that a cache is grown for beforehand. */
 const EXPECTED_TOKENS = 256;
-export type Emit = (requestId: RequestId, event: JobEvent) => void;
-
-export interface StepOutcome {
-  readonly micros: number;
-  readonly prefillTokens: number;
-  /** Requests that a token was sampled for. */
-  readonly decoded: readonly RequestId[];
-  /** Who caused how much of `micros`. */
-  readonly shares: readonly (readonly [RequestId, number])[];
-}
 
 export class Generator {
   readonly #model: Model;

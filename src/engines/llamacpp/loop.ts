@@ -7,7 +7,8 @@ import type { KvEvent, KvGrant, ModelLaunch, SliceGrant, SliceReport } from '../
 import type { Job, JobEvent, JobEvents } from './commands.ts';
 import { nowMicros } from './common.ts';
 import { Embedder } from './embedder.ts';
-import { Generator, type StepOutcome } from './generator.ts';
+import type { StepOutcome } from './generation.ts';
+import { Generator } from './generator.ts';
 import type { Model } from './model.ts';
 
 /** A step with prefill should take no longer: commands are heard and slices end only between steps. */
