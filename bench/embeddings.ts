@@ -15,7 +15,7 @@ import { startBerth, startLlamaServer } from './lib/servers.ts';
 
 const IN_FLIGHT = 64;
 const FEW_IN_FLIGHT = 8;
-const TEXTS = 512;
+const TEXTS = 128;
 const ROUNDS = 3;
 const THREADS = 2;
 const WINDOWS_MILLIS = [0, 1, 3, 10];

@@ -53,7 +53,7 @@ test('kept and missed bars stand side by side, rows without a bar are left out, 
 
 Measured on 2 × Some CPU, 24 GiB, linux-x64, at commit abc1234. The peer is llama-server 9999, measured in the same run.
 
-Not measured yet: \`hot-models\`, \`concurrency\`, \`neighbours\`, \`embeddings\`, \`overcommit\`, \`gateway\`, \`core\` (\`npm run bench -- NAME\`).`);
+Not measured yet: \`hot-models\`, \`concurrency\`, \`neighbours\`, \`embeddings\`, \`kv-return\`, \`conversations\`, \`kv-exact\`, \`fairness\`, \`isolation\`, \`ledger\`, \`survive\`, \`overcommit\`, \`gateway\`, \`core\` (\`npm run bench -- NAME\`).`);
   expect(resultsBlock([])).toMatch(/^Not measured yet: `hot-models`, `concurrency`, /);
 });
 

@@ -14,6 +14,18 @@ const PUBLISHED: readonly { readonly name: string; readonly also: readonly strin
   { name: 'concurrency', also: [] },
   { name: 'neighbours', also: ['TTFT p99, peer router -t 1', 'TTFT p99, peer router -t 2'] },
   { name: 'embeddings', also: [] },
+  { name: 'kv-return', also: [] },
+  {
+    name: 'conversations',
+    also: ['TTFT p50', 'TTFT p95'].flatMap((what) =>
+      ['Berth without KV tiers', 'router -t 1'].map((peer) => `${what}, peer ${peer}`),
+    ),
+  },
+  { name: 'kv-exact', also: [] },
+  { name: 'fairness', also: [] },
+  { name: 'isolation', also: [] },
+  { name: 'ledger', also: [] },
+  { name: 'survive', also: [] },
   { name: 'coldstart', also: [] },
   { name: 'overcommit', also: ['TTFT p50', 'TTFT p95'] },
   { name: 'gateway', also: ['node CPU per chunk'] },

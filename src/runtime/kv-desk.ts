@@ -1,6 +1,6 @@
 /** Between the node's requests and the KV cache: who asks, what is told to whose engine, and what is learned from it. */
 import type { CoreEvent } from '../core/events.ts';
-import type { Micros, ModelId, TenantId } from '../core/ids.ts';
+import type { KvEntryId, Micros, ModelId, TenantId } from '../core/ids.ts';
 import type { EngineEvent, EngineModel, KvEvent, KvPlan } from '../engines/engine.ts';
 import type { KvCacheOptions } from '../kv/cache.ts';
 import { createKvCache } from '../kv/cache.ts';
@@ -69,7 +69,7 @@ export function openKvDesk(tiers: KvTiers | null, options: KvDeskOptions): KvDes
     onGrant: (modelId, grant) => model(modelId)?.grantKv?.(grant),
   });
   /** Tokens of entries that lie on the device, for the costs of moving them. */
-  const idleTokens = new Map<string, number>();
+  const idleTokens = new Map<ModelId, Map<KvEntryId, number>>();
   /** Bytes of one token's KV, by model, as the last file of some length had them. */
   const bytesPerToken = new Map<ModelId, number>();
 
@@ -105,18 +105,25 @@ export function openKvDesk(tiers: KvTiers | null, options: KvDeskOptions): KvDes
     ended: (live) => cache.ended(live.id),
     heard(modelId, event) {
       if (event.type === 'kept') {
-        idleTokens.set(event.entryId, event.tokens);
+        const own = idleTokens.get(modelId) ?? new Map<KvEntryId, number>();
+        idleTokens.set(modelId, own.set(event.entryId, event.tokens));
         bytesPerToken.set(modelId, event.bytes / event.tokens);
       } else {
-        const tokens = idleTokens.get(event.entryId);
-        idleTokens.delete(event.entryId);
+        const tokens = idleTokens.get(modelId)?.get(event.entryId);
+        idleTokens.get(modelId)?.delete(event.entryId);
         if (event.type === 'saved' && tokens !== undefined)
           tell({ type: 'kvSaved', modelId, tokens, micros: event.micros });
       }
       cache.heard(modelId, event, { prefillMicrosPerKiloToken: prefillMicrosPerKiloToken(modelId) });
     },
-    died: (modelId) => cache.died(modelId),
-    left: (modelId) => cache.left(modelId),
+    died(modelId) {
+      idleTokens.delete(modelId);
+      cache.died(modelId);
+    },
+    left(modelId) {
+      idleTokens.delete(modelId);
+      cache.left(modelId);
+    },
     forgetTenant(tenantId) {
       for (const { modelId, entryId } of cache.forgetTenant(tenantId)) model(modelId)?.dropKv?.(entryId);
     },
