@@ -2,13 +2,11 @@
  * What the node and its gateway add to an engine: the time from the moment at which a (fake) engine gives a token away until a
  * client in another process has read it from its socket, and the CPU that the node spends on it. 64-chunk streams, 32 in flight.
  */
-import { spawn } from 'node:child_process';
-import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import type { BenchArgs, BenchResult, BenchRow } from './harness.ts';
 import { median, percentile, result } from './harness.ts';
 import { inFlight } from './lib/client.ts';
 import { stampedStream } from './lib/stamped-client.ts';
+import { startStamped } from './lib/stamped-process.ts';
 
 const CHUNKS = 64;
 const ROUNDS = 5;
@@ -19,27 +17,15 @@ export const about = 'latency and CPU that the node adds to an engine: 64-chunk 
 export async function run(args: BenchArgs): Promise<BenchResult> {
   const rounds = args.quick ? 1 : ROUNDS;
   const streams = args.quick ? 32 : STREAMS_A_ROUND;
-  const child = spawn(process.execPath, [join(import.meta.dirname, 'lib', 'stamped-node.ts')], {
-    stdio: ['pipe', 'pipe', 'inherit'],
-  });
-  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
-  const line = async (): Promise<string> => {
-    const { value, done } = await lines.next();
-    if (done === true) throw new Error('the node of the benchmark ended');
-    return value;
-  };
+  const node = await startStamped();
+  const { url } = node;
   try {
-    const url = await line();
-    const cpuMicros = async (): Promise<number> => {
-      child.stdin.write('cpu\n');
-      return Number(await line());
-    };
     const rows: BenchRow[] = [];
     for (const most of [1, 32]) {
       await stampedStream(url, CHUNKS);
       const seen: { p50: number; p99: number; cpu: number }[] = [];
       for (let round = 0; round < rounds; round++) {
-        const before = await cpuMicros();
+        const before = await node.cpuMicros();
         const count = most === 1 ? Math.min(streams, 8) : streams;
         const delays = (
           await inFlight(
@@ -47,7 +33,7 @@ export async function run(args: BenchArgs): Promise<BenchResult> {
             Array.from({ length: count }, () => () => stampedStream(url, CHUNKS)),
           )
         ).flat();
-        const used = (await cpuMicros()) - before;
+        const used = (await node.cpuMicros()) - before;
         seen.push({ p50: percentile(delays, 50), p99: percentile(delays, 99), cpu: used / delays.length });
       }
       const what = { case: `${most} in flight` };
@@ -58,7 +44,6 @@ export async function run(args: BenchArgs): Promise<BenchResult> {
     }
     return result('gateway', rows, { rounds, streams });
   } finally {
-    child.stdin.end();
-    child.kill();
+    node.close();
   }
 }

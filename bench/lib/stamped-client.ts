@@ -5,7 +5,8 @@ import { connect } from 'node:net';
  * Milliseconds from the engine's hand to ours, for each chunk. Speaks HTTP on a bare socket and looks only for the stamps: the
  * client shares the machine with the node, and what it costs must not be counted as the node's.
  */
-export function stampedStream(url: string, chunks: number): Promise<number[]> {
+export function stampedStream(url: string, chunks: number, key?: string): Promise<number[]> {
+  const authorization = key === undefined ? '' : `authorization: Bearer ${key}\r\n`;
   const { hostname, port, host } = new URL(url);
   const body = JSON.stringify({ model: 'stamped', prompt: 'x', max_tokens: chunks, stream: true, ignore_eos: true });
   return new Promise((resolve, reject) => {
@@ -24,7 +25,7 @@ export function stampedStream(url: string, chunks: number): Promise<number[]> {
     });
     socket.on('error', reject);
     socket.write(
-      `POST /v1/completions HTTP/1.1\r\nhost: ${host}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+      `POST /v1/completions HTTP/1.1\r\nhost: ${host}\r\n${authorization}connection: close\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
     );
   });
 }

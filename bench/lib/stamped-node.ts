@@ -1,11 +1,14 @@
 /**
  * A node for the gateway's benchmark, run as a process of its own: the real node and gateway over a fake engine whose every token
  * is the time at which the engine gave it away (the machine's monotonic clock, which all processes share). Prints its address,
- * and on each line of standard input the CPU time it has used.
+ * and on each line of standard input the CPU time it has used. With a folder as its argument it has the tenants, keys and ledger of
+ * the berth.db there.
  */
 import { once } from 'node:events';
 import type { Engine, EngineSink } from '../../src/engines/engine.ts';
 import { createFakeEngine } from '../../src/engines/fake.ts';
+import { openTenancy } from '../../src/cli/tenancy.ts';
+import { loadConfig } from '../../src/config.ts';
 import { listenGateway } from '../../src/gateway/listen.ts';
 import { MIB, SECOND, modelId } from '../../src/core/ids.ts';
 import { createClock } from '../../src/runtime/clock.ts';
@@ -40,9 +43,10 @@ const engine = stamped(
     costs: { loadMicros: 1, stepMicros: 10_000, stepMicrosPerSequence: 0, speedup: () => 1, naturalTokens: 1e6 },
   }),
 );
+const log = createLog('silent');
 const node = new BerthNode({
   clock: createClock(),
-  log: createLog('silent'),
+  log,
   journal: null,
   kv: null,
   version: 'bench',
@@ -95,7 +99,19 @@ await node.configure({
     },
   ],
 });
-const listening = await listenGateway({ node, host: '127.0.0.1', port: 0, adminHost: '127.0.0.1', adminPort: 0 });
+const [, , home] = process.argv;
+const tenancy =
+  home === undefined
+    ? null
+    : openTenancy(loadConfig({ path: null, env: { BERTH_HOME: home } }).config, node, log, () => undefined);
+const listening = await listenGateway({
+  node,
+  host: '127.0.0.1',
+  port: 0,
+  adminHost: '127.0.0.1',
+  adminPort: 0,
+  ...(tenancy !== null && { gateway: { auth: tenancy.auth, gate: tenancy.gate, keyed: tenancy.keyed() } }),
+});
 console.log(listening.url);
 process.stdin.on('data', () => {
   const { user, system } = process.cpuUsage();
@@ -104,3 +120,4 @@ process.stdin.on('data', () => {
 await once(process.stdin, 'end');
 await listening.close(100);
 await node.close(0);
+tenancy?.close();

@@ -31,8 +31,8 @@ export interface Strike {
 
 export interface Struck {
   readonly strikes: readonly Strike[];
-  /** Kills that came when the stream had ended already; they are not counted. */
-  readonly late: number;
+  /** Streams that had ended before their kill came; they are not counted. */
+  readonly late: readonly Answer[];
 }
 
 export interface Target {
@@ -46,7 +46,7 @@ export interface Target {
 /** So many kills -9 of the model's runner, each at a random moment of a stream of its own, one after the other. */
 export async function strike({ server, model, file, key }: Target, kills: number, random: Random): Promise<Struck> {
   const strikes: Strike[] = [];
-  let late = 0;
+  const late: Answer[] = [];
   const stream = (prompt: string, maxTokens: number, onChunk?: Ask['onChunk']): Promise<Answer> =>
     ask({
       url: server.url,
@@ -59,7 +59,7 @@ export async function strike({ server, model, file, key }: Target, kills: number
       ...(onChunk !== undefined && { onChunk }),
     });
   while (strikes.length < kills) {
-    if (late > kills * MOST_TRIES) throw new Error(`${model}: its streams end before they can be struck`);
+    if (late.length > kills * MOST_TRIES) throw new Error(`${model}: its streams end before they can be struck`);
     const prompt = random.words(random.between(...PROMPT_WORDS));
     const maxTokens = random.between(...OUTPUT_TOKENS);
     const isEarly = random.between(1, EARLY_EVERY) === 1;
@@ -78,9 +78,9 @@ export async function strike({ server, model, file, key }: Target, kills: number
     await pause(millis);
     const victim = ended ? null : holderOf(server.pid, file);
     if (victim === null) {
-      const { error } = await answering;
-      if (error !== null) throw new Error(`${model}: ${error}`);
-      late++;
+      const answer = await answering;
+      if (answer.error !== null) throw new Error(`${model}: ${answer.error}`);
+      late.push(answer);
       continue;
     }
     process.kill(victim, 'SIGKILL');
