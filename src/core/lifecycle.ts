@@ -16,6 +16,8 @@ export function configure(state: State, event: EventOf<'configured'>): void {
   state.device = event.device;
   state.laneCeiling = Math.max(event.device.lanes, grantedLanes(state));
   state.limits = event.limits;
+  const tightestGoal = Math.min(...event.models.map(({ ttftGoalMicros }) => ttftGoalMicros), 60 * SECOND);
+  state.patientStepMicros = Math.max(LEAST_PATIENT_STEP_MICROS, Math.floor(tightestGoal * STEP_PART_OF_TTFT));
   state.residency = event.residency;
   if (state.waiting.size > 0) state.nextRefusalAt = state.now;
   state.residencyDirty = true;
@@ -53,6 +55,10 @@ function remove(state: State, model: Model): void {
   if (model.phase === 'cold') state.models.delete(model.id);
   reindex(state, model);
 }
+
+/** What a newcomer may have to wait for one step of another model, as a part of its goal for the first token. */
+const STEP_PART_OF_TTFT = 0.15;
+const LEAST_PATIENT_STEP_MICROS = 100 * MILLI;
 
 /** A second failure in a row waits twice as long as the first before the next try, up to a minute. */
 const FIRST_BACK_OFF_MICROS = 250 * MILLI;

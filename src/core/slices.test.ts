@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { Story } from '../../test/story.ts';
-import { MILLI } from './ids.ts';
+import { MILLI, requestId } from './ids.ts';
 import { grantedLanes } from './slices.ts';
 
 /** Four small models, all of them computing, on so many lanes. */
@@ -142,8 +142,16 @@ describe('slices', () => {
     expect(story.one('grantSlice').id).not.toBe(first);
   });
 
-  it('asks for steps no longer than the tightest goal between tokens', () => {
-    expect(crowd(2, ['a'], 50 * MILLI).one('grantSlice').stepMicros).toBe(50 * MILLI);
-    expect(crowd(2, ['a'], 10_000 * MILLI).one('grantSlice').stepMicros).toBe(100 * MILLI);
+  it('asks for steps no longer than the tightest goal between tokens, as soon as a stream flows', () => {
+    const stepAfter = (micros: number, flows: boolean): number => {
+      const story = crowd(2, ['a'], micros);
+      if (flows) story.tell({ type: 'firstTokenEmitted', requestId: requestId('on a') });
+      story.sliceEnded('a');
+      return story.one('grantSlice').stepMicros;
+    };
+    expect(stepAfter(50 * MILLI, true)).toBe(50 * MILLI);
+    // A part of the time in which a newcomer wants its first token: a second.
+    expect(stepAfter(50 * MILLI, false)).toBe(150 * MILLI);
+    expect(stepAfter(10_000 * MILLI, true)).toBe(150 * MILLI);
   });
 });

@@ -22,7 +22,7 @@ const RENEW_MICROS = SECOND;
 /** Another width is tried for so long. */
 const TRY_MICROS = 100 * MILLI;
 /** The longest and the shortest step that a policy asks for. */
-const LONGEST_STEP_MICROS = 100 * MILLI;
+const LONGEST_STEP_MICROS = 400 * MILLI;
 const SHORTEST_STEP_MICROS = 20 * MILLI;
 /** A lane must make a model faster by this much of a lane, or it is left idle: a lane that does not, does harm (its core spins). */
 const LEAST_GAIN = 0.05;
@@ -162,9 +162,18 @@ function grant(state: State, model: Model, lanes: number, micros: Micros | null,
   if (micros === null) wakeBy(state, state.now + RENEW_MICROS);
 }
 
-/** A step holds up everybody in its batch, and whoever waits for its lanes: none may take longer than the tightest goal. */
+/**
+ * A step holds up everybody in its batch, and whoever waits for its lanes: none may take longer than the tightest goal between two
+ * tokens of a stream that flows. While only prompts are read it may be as long as a newcomer's first token can wait for: a
+ * prompt is read a quarter faster in long steps (docs/decisions/0007).
+ */
 function longestStep(state: State): Micros {
-  let tightest = LONGEST_STEP_MICROS;
-  for (const model of state.busy) tightest = Math.min(tightest, tightestGoal(state, model));
+  let tightest = Math.min(LONGEST_STEP_MICROS, state.patientStepMicros);
+  for (const model of state.busy) {
+    for (const id of model.active) {
+      const { firstTokenAt, interTokenGoalMicros } = mustGet(state.requests, id);
+      if (firstTokenAt !== null) tightest = Math.min(tightest, interTokenGoalMicros);
+    }
+  }
   return Math.max(SHORTEST_STEP_MICROS, tightest);
 }

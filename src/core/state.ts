@@ -116,6 +116,8 @@ export interface State {
   /** All that wait, the longest first. */
   readonly waiting: Set<Request>;
   readonly tenants: Map<TenantId, Tenant>;
+  /** How long a step may be as far as newcomers are concerned: a part of the tightest goal for a first token of all models. */
+  patientStepMicros: Micros;
   /** Those that have requests in the node. */
   readonly busyTenants: Set<Tenant>;
   /** The counter of the tenant that was last to leave the node: where the next one starts if it is empty. */
@@ -167,6 +169,7 @@ export function createState(): State {
     requests: new Map(),
     waiting: new Set(),
     tenants: new Map(),
+    patientStepMicros: 0,
     busyTenants: new Set(),
     lastCounter: 0,
     held: new Map(),
