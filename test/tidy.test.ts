@@ -56,7 +56,7 @@ const RULES: Readonly<Record<Part, Rule>> = {
   store: { may: ['core/ids.ts', 'errors'], because: 'rows, nothing of serving' },
   limits: { may: ['core/ids.ts', 'errors'], because: 'pure accounts: what is counted, and by whom, is told to them' },
   sim: {
-    may: ['core', 'runtime/metrics.ts', 'errors'],
+    may: ['core', 'kv/value.ts', 'runtime/metrics.ts', 'errors'],
     because: 'the simulator runs the core itself, without the node',
   },
   gateway: {

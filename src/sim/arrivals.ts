@@ -10,6 +10,8 @@ export interface Arrival {
   readonly promptTokens: number;
   /** At least 1. Known to the simulated device only: no policy reads it. */
   readonly outputTokens: number;
+  /** The limit that the client names; else the model's context is. */
+  readonly maxTokens?: number;
   /** Ids of the prompt's blocks: equal ids at the same places are an equal beginning (Mooncake's traces have them). */
   readonly blocks?: readonly number[];
 }

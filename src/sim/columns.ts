@@ -83,6 +83,8 @@ export function berthSetting(cluster: Cluster, { column, gpus, sloScale, models 
     goals: { ttftMicros: Math.round(slo.ttftMicros * TTFT_GOAL_SHARE), interTokenMicros: slo.tpotMicros },
     residency: residencyOf(column, all, linkBytesPerSecond),
     limits: LIMITS,
+    inFlight: null,
+    overheadBytes: 0,
     giveUpMicros: hardware.drop_if_no_first_token_after_s * SECOND,
     keepsKv: true,
     spill: { turnMicros: 2 * SECOND, joinMicros: 5 * SECOND, devicesPerModel: 8 },

@@ -22,7 +22,20 @@ export interface DecodeCost {
   readonly perSequence: number;
 }
 
+/** Of a device whose loads are no transfer over a link, as measured on a node: a machine's cores, a file in its page cache. */
+export interface MeasuredMoves {
+  readonly loadMicros: Micros;
+  readonly wakeMicros: Micros;
+  readonly parkMicros: Micros;
+  readonly unloadMicros: Micros;
+  readonly asleepBytes: Bytes;
+  /** How many times as fast as on one lane it computes on so many: the first is 1. */
+  readonly speedups: readonly number[];
+}
+
 export interface ModelCosts {
+  /** null: loads go over the link. */
+  readonly measured: MeasuredMoves | null;
   readonly weightBytes: Bytes;
   readonly kvBytesPerToken: Bytes;
   readonly mostContextTokens: number;
@@ -47,6 +60,10 @@ export const decodeMicros = (
 
 const quantized = (micros: number, quantum: Micros): Micros =>
   Math.max(quantum, Math.floor(micros / quantum) * quantum);
+
+/** With so many lanes it is so many times as fast; beyond what was measured, no faster. */
+export const speedupOf = ({ measured }: ModelCosts, lanes: number): number =>
+  measured === null ? 1 : (measured.speedups[Math.min(lanes, measured.speedups.length) - 1] ?? 1);
 
 const prefillSchema = z.looseObject({ base_s: z.number(), per_token_s: z.number(), per_squared_token_s: z.number() });
 const decodeSchema = z.looseObject({ base_s: z.number(), per_context_token_s: z.number(), per_sequence_s: z.number() });
@@ -82,13 +99,10 @@ const clusterSchema = z.looseObject({
 export type Cluster = z.infer<typeof clusterSchema>;
 
 /** Reads and checks a `cluster.json`. */
-export function readCluster(path: string): Cluster {
-  let parsed: unknown;
-  try {
-    parsed = JSON.parse(readFileSync(path, 'utf8'));
-  } catch (error) {
-    throw new BerthError('invalid_request', `the cluster file ${path} can’t be read: ${(error as Error).message}`);
-  }
+export const readCluster = (path: string): Cluster => asCluster(readJson(path), path);
+
+/** `path` is for messages. */
+export function asCluster(parsed: unknown, path: string): Cluster {
   const checked = clusterSchema.safeParse(parsed);
   if (!checked.success) throw new BerthError('invalid_request', `${path}: ${z.prettifyError(checked.error)}`);
   for (const profile of checked.data.model_name_rule.profile_by_remainder) {
@@ -96,6 +110,14 @@ export function readCluster(path: string): Cluster {
       throw new BerthError('invalid_request', `${path}: model_name_rule names ${profile}, which is not in models`);
   }
   return checked.data;
+}
+
+export function readJson(path: string): unknown {
+  try {
+    return JSON.parse(readFileSync(path, 'utf8'));
+  } catch (error) {
+    throw new BerthError('invalid_request', `the cluster file ${path} can’t be read: ${(error as Error).message}`);
+  }
 }
 
 /** Which constants: those of Aegaeon's simulator as they are, or refitted, with KV as the architectures have it. */
@@ -112,6 +134,7 @@ export function costsOf(cluster: Cluster, name: string, constants: Constants): M
   const prefill = isRefit ? (profile.prefill_refit ?? profile.prefill) : profile.prefill;
   const decode = isRefit ? (profile.decode_step_refit ?? profile.decode_step) : profile.decode_step;
   return {
+    measured: null,
     weightBytes: profile.weights_gb * GB,
     kvBytesPerToken: isRefit ? profile.kv_bytes_per_token_grouped_query : profile.kv_bytes_per_token_simulator,
     mostContextTokens: profile.max_context_tokens,

@@ -41,41 +41,61 @@ export class SimDevice {
   load(id: ModelId, actionId: ActionId): void {
     const { timeline, setting, work } = this.#wiring;
     const engine = this.#engine(id);
-    const { weightBytes } = engine.costs;
+    const { weightBytes, measured } = engine.costs;
     const startedAt = timeline.now;
+    const from = engine.isAsleep ? 'asleep' : 'cold';
     const onLoaded = (): void => {
       const micros = timeline.now - startedAt;
       work.switches++;
       work.switchMicros += micros;
       work.linkBytes += weightBytes;
       engine.isLoaded = true;
+      engine.isAsleep = false;
       this.#hidden = 0;
       this.#wiring.tell({
         type: 'modelLoaded',
         actionId,
         modelId: id,
-        from: 'cold',
+        from,
         micros,
         bytes: engine.loadedBytes,
       });
     };
     const least = setting.freePrefetchLeastMicros;
-    if (least === null) this.#link.bring(weightBytes, onLoaded);
+    if (measured !== null) timeline.after(engine.isAsleep ? measured.wakeMicros : measured.loadMicros, onLoaded);
+    else if (least === null) this.#link.bring(weightBytes, onLoaded);
     else timeline.after(Math.max(least, this.#link.microsOf(weightBytes) - this.#hidden), onLoaded);
   }
 
   unload(id: ModelId, actionId: ActionId): void {
     const { timeline } = this.#wiring;
-    const engine = this.#engine(id);
+    const engine = this.#leave(id);
     const startedAt = timeline.now;
-    if (engine.jobs.size > 0) throw new Error(`device: ${id} is unloaded with ${engine.jobs.size} requests`);
+    engine.isAsleep = false;
+    // Its bytes are free when the KV that leaves with it has left.
+    timeline.at(Math.max(this.#link.kvFreeAt, startedAt + (engine.costs.measured?.unloadMicros ?? 0)), () =>
+      this.#wiring.tell({ type: 'modelUnloaded', actionId, modelId: id, micros: timeline.now - startedAt }),
+    );
+  }
+
+  park(id: ModelId, actionId: ActionId): void {
+    const engine = this.#leave(id);
+    const { measured } = engine.costs;
+    if (measured === null) throw new Error(`device: ${id} can’t sleep`);
+    engine.isAsleep = true;
+    const { parkMicros: micros, asleepBytes: bytes } = measured;
+    this.#wiring.timeline.after(micros, () =>
+      this.#wiring.tell({ type: 'modelFellAsleep', actionId, modelId: id, micros, bytes }),
+    );
+  }
+
+  #leave(id: ModelId): Engine {
+    const engine = this.#engine(id);
+    if (engine.jobs.size > 0) throw new Error(`device: ${id} leaves with ${engine.jobs.size} requests`);
     this.#closeSlices(engine);
     engine.isLoaded = false;
     engine.version++;
-    // Its bytes are free when the KV that leaves with it has left.
-    timeline.at(this.#link.kvFreeAt, () =>
-      this.#wiring.tell({ type: 'modelUnloaded', actionId, modelId: id, micros: timeline.now - startedAt }),
-    );
+    return engine;
   }
 
   // -------------------------------------------------------------- requests
@@ -173,7 +193,8 @@ export class SimDevice {
 
   #report(engine: Engine, slice: Slice): void {
     const { id: sliceId, lanes, steps, prefillTokens, computeMicros } = slice;
-    const decodeTokens: Record<RequestId, number> = {};
+    // Without a prototype it is a dictionary from the start: names that are all different would each make a new shape.
+    const decodeTokens = Object.create(null) as Record<RequestId, number>;
     for (const job of slice.served.splice(0)) {
       decodeTokens[job.id] = job.tokensInSlice;
       job.tokensInSlice = 0;
@@ -213,10 +234,11 @@ export class SimDevice {
   #begin(engine: Engine, slice: Slice, leftMicros: Micros): void {
     const { timeline, setting } = this.#wiring;
     const jobs = [...engine.jobs.values()];
+    const moment = { setting, now: timeline.now, lanes: slice.lanes };
     engine.run =
       this.#restore(engine, jobs) ??
-      planPrefill(engine, jobs, { setting, now: timeline.now, stepMicros: slice.stepMicros * slice.lanes }) ??
-      planDecode(engine, jobs, { setting, now: timeline.now, leftMicros });
+      planPrefill(engine, jobs, { ...moment, stepMicros: slice.stepMicros }) ??
+      planDecode(engine, jobs, { ...moment, leftMicros });
     const { work } = this.#wiring;
     work.peakKvShare = Math.max(work.peakKvShare, engine.run.context / engine.kvTokens);
     this.#planEnd(engine, engine.run);

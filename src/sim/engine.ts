@@ -1,7 +1,7 @@
 /** What a simulated device keeps of each model, and how its next run of steps is planned. Planning changes nothing but the engine's `ends`. */
 import type { ActionId, Bytes, Micros, ModelId, RequestId } from '../core/ids.ts';
 import type { ModelCosts } from './costs.ts';
-import { decodeMicros, prefillMicros } from './costs.ts';
+import { decodeMicros, prefillMicros, speedupOf } from './costs.ts';
 import type { Track } from './recorder.ts';
 
 /** What the hardware is taken to be. */
@@ -66,6 +66,7 @@ export interface Run {
 export interface Engine extends DeviceModel {
   readonly id: ModelId;
   isLoaded: boolean;
+  isAsleep: boolean;
   readonly jobs: Map<RequestId, Job>;
   slice: Slice | null;
   next: Slice | null;
@@ -90,6 +91,7 @@ export function createEngine(id: ModelId, model: DeviceModel): Engine {
     id,
     ...model,
     isLoaded: false,
+    isAsleep: false,
     jobs: new Map(),
     slice: null,
     next: null,
@@ -107,6 +109,7 @@ const FEWEST_PREFILL_TOKENS = 64;
 
 interface Moment {
   readonly setting: DeviceSetting;
+  readonly lanes: number;
   readonly now: Micros;
 }
 
@@ -114,10 +117,11 @@ interface Moment {
 export function planPrefill(
   engine: Engine,
   all: readonly Job[],
-  { setting, now, stepMicros }: Moment & { readonly stepMicros: Micros },
+  { setting, lanes, now, stepMicros }: Moment & { readonly stepMicros: Micros },
 ): Run | null {
   const { prefill } = engine.costs;
-  const perStep = Math.floor((stepMicros - prefill.base) / Math.max(1e-6, prefill.perToken));
+  const speedup = speedupOf(engine.costs, lanes);
+  const perStep = Math.floor((stepMicros * speedup - prefill.base) / Math.max(1e-6, prefill.perToken));
   let room = Math.max(FEWEST_PREFILL_TOKENS, Math.min(setting.mostPrefillTokens, perStep));
   const jobs: Job[] = [];
   const chunks: number[] = [];
@@ -137,7 +141,7 @@ export function planPrefill(
     squares += (job.context + chunk) ** 2 - job.context ** 2;
   }
   if (jobs.length === 0) return null;
-  const micros = prefillMicros(prefill, tokens, squares, setting.quantumMicros);
+  const micros = Math.ceil(prefillMicros(prefill, tokens, squares, setting.quantumMicros) / speedup);
   engine.ends[0] = micros;
   return { kind: 'prefill', startAt: now, jobs, chunks, steps: 1, longestStep: micros, context: context + tokens };
 }
@@ -146,7 +150,7 @@ export function planPrefill(
 export function planDecode(
   engine: Engine,
   jobs: readonly Job[],
-  { setting, now, leftMicros }: Moment & { readonly leftMicros: Micros },
+  { setting, lanes, now, leftMicros }: Moment & { readonly leftMicros: Micros },
 ): Run {
   const { decode } = engine.costs;
   let steps = MOST_STEPS;
@@ -157,12 +161,14 @@ export function planDecode(
   }
   if (engine.ends.length < steps) engine.ends = new Float64Array(Math.max(steps, 2 * engine.ends.length));
   const held = context;
+  const speedup = speedupOf(engine.costs, lanes);
   const batch = setting.batchTold ?? jobs.length;
   let end = 0;
   let longestStep = 0;
   let planned = 0;
   while (planned < steps && (planned === 0 || end < leftMicros)) {
-    const micros = decodeMicros(decode, context, batch, setting.quantumMicros);
+    const whole = decodeMicros(decode, context, batch, setting.quantumMicros);
+    const micros = speedup === 1 ? whole : Math.ceil(whole / speedup);
     if (micros > longestStep) longestStep = micros;
     end += micros;
     engine.ends[planned++] = end;

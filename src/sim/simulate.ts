@@ -14,6 +14,7 @@ import { fitLengths } from './costs.ts';
 import type { DeviceSetting, Job } from './engine.ts';
 import { SimDevice } from './device.ts';
 import { Digest } from './digest.ts';
+import { Driver } from './driver.ts';
 import type { Spill } from './placement.ts';
 import { candidates, choose, spread } from './placement.ts';
 import type { Slo } from './recorder.ts';
@@ -30,6 +31,8 @@ export interface SimModel {
   readonly parallel: number;
   /** Tokens whose KV fits in them. */
   readonly kvTokens: number;
+  /** What a real node was configured with, instead of what follows from the above. */
+  readonly spec?: ModelSpec;
 }
 
 export interface SimSetting {
@@ -42,6 +45,10 @@ export interface SimSetting {
   readonly goals: { readonly ttftMicros: Micros; readonly interTokenMicros: Micros };
   readonly residency: ResidencySpec;
   readonly limits: Limits;
+  /** So many clients, each of whom asks when another one has its answer, whatever the trace's times; null: as the trace says. */
+  readonly inFlight: number | null;
+  /** Held by the node itself. */
+  readonly overheadBytes: Bytes;
   /** A client leaves that has no first token after so long; null: never. */
   readonly giveUpMicros: Micros | null;
   readonly keepsKv: boolean;
@@ -49,6 +56,8 @@ export interface SimSetting {
   readonly spill: (Omit<Spill, 'loadMicros' | 'seats'> & { readonly devicesPerModel: number }) | null;
   /** All models there may be; a placement knows nothing else. */
   readonly models: readonly SimModel[];
+  /** The tenant that the node is told instead of the true one: the same for all is first come, first served. */
+  readonly tenantTold?: (tenant: string) => string;
   /** Another arbiter than the core's, for experiments. */
   readonly arbiter?: () => Arbiter;
   /** A digest of all decisions is wanted: for tests; it costs time. */
@@ -64,9 +73,6 @@ export interface SimResult extends Report {
   readonly events: number;
 }
 
-/** The arbiter may be called so often at one time before it is said to spin. */
-const MOST_CALLS_AT_ONCE = 10_000;
-
 /** A model as the front sees it. */
 interface Placed {
   readonly model: SimModel;
@@ -80,11 +86,8 @@ interface Placed {
 
 interface Node {
   readonly index: number;
-  readonly arbiter: Arbiter;
+  readonly driver: Driver;
   readonly device: SimDevice;
-  inbox: CoreEvent[];
-  wakeAt: Micros | null;
-  isDirty: boolean;
   readonly jobs: Map<RequestId, Asked>;
 }
 
@@ -106,10 +109,12 @@ class Simulation {
   readonly #models = new Map<string, Placed>();
   readonly #busy: Int32Array;
   readonly #tenants = new Map<string, number>();
-  readonly #dirty: Node[] = [];
+  /** Nodes that have something to decide at this time. */
+  readonly #told: Node[] = [];
+  /** Requests without a first token, in the order in which their clients give up. */
+  readonly #impatient: { readonly node: Node; readonly id: RequestId; readonly at: Micros }[] = [];
   #nextRequest = 1;
-  #calls = 0;
-  #events = 0;
+  #stream: Iterator<Arrival> = [][Symbol.iterator]();
 
   constructor(setting: SimSetting) {
     this.#setting = setting;
@@ -140,24 +145,28 @@ class Simulation {
   }
 
   #createNode(index: number): Node {
-    const { device: setting, slo, keepsKv } = this.#setting;
-    const node: Node = {
-      index,
+    const { device: setting, slo, keepsKv, onDecision } = this.#setting;
+    const driver: Driver = new Driver({
+      timeline: this.#timeline,
       arbiter: this.#setting.arbiter?.() ?? createArbiter(),
-      device: new SimDevice({
-        timeline: this.#timeline,
-        setting,
-        slo,
-        work: this.#tally.work,
-        modelOf: (id) => ({ ...this.#model(id).model, keepsKv }),
-        tell: (event) => this.#tell(node, event),
-        onFinished: (job) => this.#end(node, job.id, true),
-      }),
-      inbox: [],
-      wakeAt: null,
-      isDirty: false,
-      jobs: new Map(),
-    };
+      perform: (action) => {
+        this.#digest?.add(`${index} ${JSON.stringify(action)}`);
+        this.#perform(node, action);
+      },
+      onTold: () => this.#told.push(node),
+      ...(onDecision === undefined ? {} : { onDecision: (...call) => onDecision(index, ...call) }),
+      wakes: true,
+    });
+    const device = new SimDevice({
+      timeline: this.#timeline,
+      setting,
+      slo,
+      work: this.#tally.work,
+      modelOf: (id) => ({ ...this.#model(id).model, keepsKv }),
+      tell: (event) => driver.tell(event),
+      onFinished: (job) => this.#end(node, job.id, true),
+    });
+    const node: Node = { index, driver, device, jobs: new Map() };
     return node;
   }
 
@@ -168,11 +177,11 @@ class Simulation {
   }
 
   #configure(node: Node): void {
-    const { lanes, memoryBytes, limits, residency, models } = this.#setting;
+    const { lanes, memoryBytes, overheadBytes, limits, residency, models } = this.#setting;
     const here = models.filter(({ name }) => this.#model(name).devices.includes(node.index));
-    this.#tell(node, {
+    node.driver.tell({
       type: 'configured',
-      device: { memoryBytes, lanes, overheadBytes: 0 },
+      device: { memoryBytes, lanes, overheadBytes },
       limits,
       residency,
       models: here.map((model) => this.#spec(model)),
@@ -180,7 +189,8 @@ class Simulation {
     });
   }
 
-  #spec({ name, costs, loadedBytes, parallel }: SimModel): ModelSpec {
+  #spec({ name, costs, loadedBytes, parallel, spec }: SimModel): ModelSpec {
+    if (spec !== undefined) return spec;
     const { goals, keepsKv, device } = this.#setting;
     return {
       modelId: modelId(name),
@@ -201,8 +211,10 @@ class Simulation {
   }
 
   run(arrivals: Iterable<Arrival>): SimResult {
-    const stream = arrivals[Symbol.iterator]();
-    this.#planArrival(stream);
+    this.#stream = arrivals[Symbol.iterator]();
+    const { inFlight } = this.#setting;
+    if (inFlight === null) this.#planArrival();
+    else for (let client = 0; client < inFlight; client++) this.#askNext();
     this.#pump();
     for (let at = this.#timeline.nextAt; at !== null; at = this.#timeline.nextAt) {
       this.#timeline.runUntil(at);
@@ -213,20 +225,26 @@ class Simulation {
     return {
       ...this.#tally.report(),
       digest: this.#digest?.toString() ?? null,
-      calls: this.#calls,
-      events: this.#events,
+      calls: this.#nodes.reduce((sum, { driver }) => sum + driver.calls, 0),
+      events: this.#nodes.reduce((sum, { driver }) => sum + driver.events, 0),
     };
   }
 
   // -------------------------------------------------------------- clients
 
-  #planArrival(stream: Iterator<Arrival>): void {
-    const { done, value } = stream.next();
+  #planArrival(): void {
+    const { done, value } = this.#stream.next();
     if (done === true) return;
     this.#timeline.at(value.at, () => {
       this.#arrive(value);
-      this.#planArrival(stream);
+      this.#planArrival();
     });
+  }
+
+  /** One of so many clients asks at once. */
+  #askNext(): void {
+    const { done, value } = this.#stream.next();
+    if (done !== true) this.#arrive(value);
   }
 
   #arrive(arrival: Arrival): void {
@@ -253,21 +271,22 @@ class Simulation {
     };
     node.jobs.set(id, { job, placed });
     placed.own[node.index] = (placed.own[node.index] as number) + 1;
-    this.#tell(node, {
+    node.driver.tell({
       type: 'requestArrived',
       requestId: id,
-      tenantId: tenantId(arrival.tenant),
+      tenantId: tenantId(this.#setting.tenantTold?.(arrival.tenant) ?? arrival.tenant),
       modelId: modelId(arrival.model),
       kind: 'generate',
       priority: 'interactive',
       promptTokens,
-      // What a client says that asks for no limit: the context decides.
-      maxTokens: costs.mostContextTokens - promptTokens,
+      maxTokens: arrival.maxTokens ?? costs.mostContextTokens - promptTokens,
       ttftGoalMicros: null,
       interTokenGoalMicros: null,
       keepAliveMicros: null,
     });
-    if (giveUpMicros !== null) this.#timeline.after(giveUpMicros, () => this.#giveUp(node, id));
+    if (giveUpMicros === null) return;
+    this.#impatient.push({ node, id, at: this.#timeline.now + giveUpMicros });
+    if (this.#impatient.length === 1) this.#timeline.after(giveUpMicros, () => this.#losePatience());
   }
 
   #choose({ devices, own, present, spill }: Placed): Node {
@@ -275,11 +294,19 @@ class Simulation {
     return this.#nodes[index] as Node;
   }
 
+  /** All wait equally long, so they give up in the order in which they came: one planned moment is enough for all of them. */
+  #losePatience(): void {
+    const due = this.#impatient.findIndex(({ at }) => at > this.#timeline.now);
+    for (const { node, id } of this.#impatient.splice(0, due < 0 ? Infinity : due)) this.#giveUp(node, id);
+    const [next] = this.#impatient;
+    if (next !== undefined) this.#timeline.at(next.at, () => this.#losePatience());
+  }
+
   #giveUp(node: Node, id: RequestId): void {
     const asked = node.jobs.get(id);
     if (asked === undefined || asked.job.tokens > 0) return;
     this.#end(node, id, false);
-    this.#tell(node, { type: 'requestCancelled', requestId: id });
+    node.driver.tell({ type: 'requestCancelled', requestId: id });
   }
 
   #end(node: Node, id: RequestId, isFinished: boolean): void {
@@ -289,49 +316,17 @@ class Simulation {
     const { own } = asked.placed;
     own[node.index] = (own[node.index] as number) - 1;
     this.#tally.end(asked.job.track, isFinished);
+    if (this.#setting.inFlight !== null) this.#timeline.after(0, () => this.#askNext());
   }
 
   // -------------------------------------------------------------- arbiters
 
-  #tell(node: Node, event: CoreEvent): void {
-    node.inbox.push(event);
-    if (node.isDirty) return;
-    node.isDirty = true;
-    this.#dirty.push(node);
-  }
-
   #pump(): void {
-    for (let node = this.#dirty.pop(); node !== undefined; node = this.#dirty.pop()) {
-      let calls = 0;
-      while (node.inbox.length > 0) {
-        if (calls++ > MOST_CALLS_AT_ONCE) throw new Error(`the arbiter spins at ${this.#timeline.now}`);
-        this.#decide(node);
-      }
-      node.isDirty = false;
+    for (let node = this.#told.pop(); node !== undefined; node = this.#told.pop()) {
+      node.driver.drain();
+      const { busy, wanted } = node.driver.arbiter.state;
+      this.#busy[node.index] = busy.size + wanted.size;
     }
-  }
-
-  #decide(node: Node): void {
-    const { now } = this.#timeline;
-    const events = node.inbox;
-    node.inbox = [];
-    this.#calls++;
-    this.#events += events.length;
-    const { actions, wakeAt } = node.arbiter.handle({ now, events });
-    this.#setting.onDecision?.(node.index, now, events, actions);
-    for (const action of actions) {
-      this.#digest?.add(`${node.index} ${JSON.stringify(action)}`);
-      this.#perform(node, action);
-    }
-    const { busy, wanted } = node.arbiter.state;
-    this.#busy[node.index] = busy.size + wanted.size;
-    if (wakeAt === null || (node.wakeAt !== null && node.wakeAt <= wakeAt && node.wakeAt > now)) return;
-    node.wakeAt = wakeAt;
-    this.#timeline.at(wakeAt, () => {
-      if (node.wakeAt !== wakeAt) return;
-      node.wakeAt = null;
-      if (node.inbox.length === 0) this.#tell(node, { type: 'ticked' });
-    });
   }
 
   #perform(node: Node, action: Action): void {
@@ -341,6 +336,8 @@ class Simulation {
         this.#model(action.modelId).present[node.index] = 1;
         return device.load(action.modelId, action.id);
       case 'ensureAsleep':
+        this.#model(action.modelId).present[node.index] = 0;
+        return device.park(action.modelId, action.id);
       case 'ensureUnloaded':
         this.#model(action.modelId).present[node.index] = 0;
         return device.unload(action.modelId, action.id);

@@ -7,7 +7,7 @@ import type { RefusalCode } from '../../src/core/actions.ts';
 import type { CoreEvent } from '../../src/core/events.ts';
 import type { ActionId, Bytes, Micros, ModelId, RequestId } from '../../src/core/ids.ts';
 import type { Prng } from './prng.ts';
-import type { Timeline } from './timeline.ts';
+import type { Timeline } from '../../src/sim/timeline.ts';
 
 /** What the model really is, as opposed to what the core was told. */
 export interface Physics {

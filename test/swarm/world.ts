@@ -11,10 +11,10 @@ import { requestId } from '../../src/core/ids.ts';
 import { checkInvariants } from '../../src/core/invariants.ts';
 import type { DeviceFaults, Physics } from './device.ts';
 import { VirtualDevice } from './device.ts';
-import { Digest } from './digest.ts';
+import { Digest } from '../../src/sim/digest.ts';
 import { createPrng } from './prng.ts';
 import { Referee } from './referee.ts';
-import { Timeline } from './timeline.ts';
+import { Timeline } from '../../src/sim/timeline.ts';
 
 export type Outcome = 'finished' | 'failed' | 'refused' | 'cancelled';
 
