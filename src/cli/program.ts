@@ -243,7 +243,7 @@ export function buildProgram(io: Io): Command {
   const simulate = add('simulate', 'run a trace on a cluster that is not there, in virtual time')
     .option('--trace <file>', 'requests: Aegaeon’s or Azure’s CSV, or Mooncake’s JSON lines')
     .option('--generate <pattern>', 'make a trace instead: poisson, gamma, on-off or diurnal')
-    .requiredOption('--cluster <file>', 'GPUs, models and their step times (cluster.json)')
+    .requiredOption('--cluster <file>', 'GPUs, models and their step times (cluster.json), or a profile of a node')
     .option(
       '--policy <names>',
       'berth, or peers to compare it with (docs/simulator.md), with commas between; all',
@@ -261,6 +261,9 @@ export function buildProgram(io: Io): Command {
     .option('--rate <n>', 'its requests a second', '10')
     .option('--plot <file>', 'draw the times to the first token as SVG');
   withJson(simulate).action(run(async () => (await import('./commands/simulate.ts')).simulateTrace));
+  add('profile <journal>', 'print what a node’s models cost, from its journal, for berth simulate').action(
+    run(async () => (await import('./commands/profile.ts')).profile),
+  );
   withFolder(add('doctor', 'check this machine, and say what to do')).action(
     run(async () => (await import('./commands/doctor.ts')).doctor),
   );

@@ -3,6 +3,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
 import { CLUSTER } from '../../../test/support/cluster.ts';
+import { berthSetting } from '../../sim/columns.ts';
+import { generate } from '../../sim/generate.ts';
+import type { Profile } from '../../sim/profile.ts';
+import { simulate as runSimulation } from '../../sim/simulate.ts';
 import type { Ran } from '../stub-node.ts';
 import { cli } from '../stub-node.ts';
 
@@ -31,7 +35,7 @@ test('simulate makes a trace, prints JSON and draws', async () => {
   const made = ['--generate', 'gamma', '--requests', '50', '--models', '6', '--tenants', '2'];
   const { code, out } = await simulate(...made, '--column', 'honest', '--plot', 'out.svg', '--json');
   expect(code).toBe(0);
-  expect(JSON.parse(out)).toMatchObject({ column: 'honest', gpus: 2, policies: [{ policy: 'berth', requests: 50 }] });
+  expect(JSON.parse(out)).toMatchObject({ where: '2 GPUs, honest', policies: [{ policy: 'berth', requests: 50 }] });
   expect(readFileSync(join(folder, 'out.svg'), 'utf8')).toMatch(/^<svg .*berth<\/text>\n<\/svg>\n$/s);
   expect((await simulate(...made, '--json')).out).toBe((await simulate(...made, '--json')).out);
 });
@@ -47,4 +51,40 @@ test.each([
   const { code, err } = await simulate(...options);
   expect(code).toBe(2);
   expect(err).toMatch(message);
+});
+
+test('profile makes of a journal what simulate takes for a cluster', async () => {
+  const models = ['model-000', 'model-001'];
+  const entries: object[] = [];
+  runSimulation(
+    generate({
+      requests: 30,
+      perSecond: 1,
+      pattern: 'poisson',
+      models: 2,
+      tenants: 1,
+      zipf: 0,
+      seed: 1,
+      meanPromptTokens: 50,
+      meanOutputTokens: 40,
+    }),
+    {
+      ...berthSetting(CLUSTER, { column: 'honest', gpus: 1, sloScale: 1, models }),
+      onDecision: (_, now, events, actions) => void entries.push({ now, events, actions }),
+    },
+  );
+  const lines = [{ journal: 'berth', version: 1 }, ...entries].map((line) => JSON.stringify(line));
+  writeFileSync(join(folder, 'journal.jsonl'), `${lines.join('\n')}\n`);
+  const { code, out } = await cli(null, ['profile', 'journal.jsonl'], { cwd: folder });
+  expect(code).toBe(0);
+  // The simulated device's own: a step of 10.1 ms for one sequence, a load of 14 GB or 18 GB at 16 GB/s.
+  const [small, middle] = (JSON.parse(out) as Profile).models;
+  expect(small?.costs.moves.loadMicros).toBe(875_000);
+  expect(middle?.costs.moves.loadMicros).toBe(1_125_000);
+  expect((small?.costs.decode.base ?? 0) + (small?.costs.decode.perSequence ?? 0)).toBeCloseTo(10_100, -2);
+  writeFileSync(join(folder, 'profile.json'), out);
+  const again = await cli(null, ['simulate', '--cluster', 'profile.json', '--trace', 'trace.csv', '--json'], {
+    cwd: folder,
+  });
+  expect(JSON.parse(again.out)).toMatchObject({ where: 'the profiled node', policies: [{ requests: 2, finished: 2 }] });
 });

@@ -2,16 +2,20 @@
 import { writeFileSync } from 'node:fs';
 import { basename, resolve } from 'node:path';
 import { BerthError } from '../../errors.ts';
-import type { Mapping } from '../../sim/arrivals.ts';
+import type { Arrival, Mapping } from '../../sim/arrivals.ts';
 import { COLUMNS, sloOf } from '../../sim/columns.ts';
 import type { PolicyName, Workload } from '../../sim/compare.ts';
 import { runPolicy, workload } from '../../sim/compare.ts';
-import { readCluster } from '../../sim/costs.ts';
+import { asCluster, readJson } from '../../sim/costs.ts';
 import type { Shape } from '../../sim/generate.ts';
 import { generate } from '../../sim/generate.ts';
 import { isPeer, PEERS } from '../../sim/peers/all.ts';
 import { plotTtft } from '../../sim/plot.ts';
+import type { Profile } from '../../sim/profile.ts';
+import { asProfile, profileSetting } from '../../sim/profile.ts';
 import type { Report } from '../../sim/report.ts';
+import type { Slo } from '../../sim/recorder.ts';
+import { simulate } from '../../sim/simulate.ts';
 import { readTrace } from '../../sim/traces.ts';
 import type { Io } from '../io.ts';
 import { humanBytes, humanDuration, json, table } from '../output.ts';
@@ -39,7 +43,29 @@ const PATTERNS: readonly Shape['pattern'][] = ['poisson', 'gamma', 'on-off', 'di
 const [MEAN_PROMPT_TOKENS, MEAN_OUTPUT_TOKENS] = [700, 300];
 
 export function simulateTrace(io: Io, options: SimulateOptions): Promise<void> {
-  const cluster = readCluster(resolve(io.cwd, options.cluster));
+  const path = resolve(io.cwd, options.cluster);
+  const file = readJson(path);
+  const profile = asProfile(file);
+  const { where, slo, results } =
+    profile === null ? onCluster(io, options, file, path) : onProfile(io, options, profile);
+  if (options.plot !== undefined) {
+    const curves = results.map(({ policy, report }) => ({ name: policy, ttftByPercent: report.ttftByPercent }));
+    const plot = plotTtft(`${nameOf(options)} on ${where}`, slo.ttftMicros, curves);
+    writeFileSync(resolve(io.cwd, options.plot), plot);
+  }
+  if (options.json === true) io.out(json({ trace: nameOf(options), where, slo, policies: results.map(plain) }));
+  else io.out(shown(results, io.stdoutIsTty));
+  return Promise.resolve();
+}
+
+interface Outcome {
+  readonly where: string;
+  readonly slo: Slo;
+  readonly results: readonly Result[];
+}
+
+function onCluster(io: Io, options: SimulateOptions, file: unknown, path: string): Outcome {
+  const cluster = asCluster(file, path);
   const column = oneOf(COLUMNS, options.column, '--column');
   const gpus = options.gpus === undefined ? cluster.cluster.gpus : whole(options.gpus, '--gpus', 1);
   const sloScale = above(options.sloScale, '--slo-scale');
@@ -48,15 +74,26 @@ export function simulateTrace(io: Io, options: SimulateOptions): Promise<void> {
     io.err(`${policy} …\n`);
     return { policy, report: runPolicy(policy, work, { cluster, column, gpus, sloScale }) };
   });
-  if (options.plot !== undefined) {
-    const curves = results.map(({ policy, report }) => ({ name: policy, ttftByPercent: report.ttftByPercent }));
-    const title = `${nameOf(options)} on ${gpus} GPUs, ${column}`;
-    writeFileSync(resolve(io.cwd, options.plot), plotTtft(title, sloOf(cluster, sloScale).ttftMicros, curves));
-  }
-  if (options.json === true)
-    io.out(json({ trace: nameOf(options), column, gpus, sloScale, policies: results.map(plain) }));
-  else io.out(shown(results, io.stdoutIsTty));
-  return Promise.resolve();
+  return { where: `${gpus} GPUs, ${column}`, slo: sloOf(cluster, sloScale), results };
+}
+
+/** The node that was profiled, with its own models: those of the trace stand for them, one after the other. */
+function onProfile(io: Io, options: SimulateOptions, profile: Profile): Outcome {
+  if (options.policy !== 'berth')
+    throw new BerthError('invalid_request', '--policy: a profiled node runs berth; peers need a cluster.json');
+  const sloScale = above(options.sloScale, '--slo-scale');
+  const { spec } = profile.models[0] as Profile['models'][number];
+  const slo: Slo = {
+    ttftMicros: Math.round(spec.ttftGoalMicros * sloScale),
+    tpotMicros: Math.round(spec.interTokenGoalMicros * sloScale),
+  };
+  const { models, arrivals } = workOf(io, options);
+  const own = new Map(models.map((name, index) => [name, profile.models[index % profile.models.length]?.spec.modelId]));
+  const renamed = function* (): Generator<Arrival> {
+    for (const arrival of arrivals()) yield { ...arrival, model: own.get(arrival.model) ?? arrival.model };
+  };
+  const report = simulate(renamed(), profileSetting(profile, slo));
+  return { where: 'the profiled node', slo, results: [{ policy: 'berth', report }] };
 }
 
 interface Result {
