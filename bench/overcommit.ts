@@ -56,14 +56,14 @@ export async function run(args: BenchArgs): Promise<BenchResult> {
   }
 }
 
-const config = (modelsDir: string, memory: string): Record<string, unknown> => ({
+export const config = (modelsDir: string, memory: string): Record<string, unknown> => ({
   modelsDir,
   device: { memory, lanes: 2 },
   defaults: { context: CONTEXT_TOKENS, parallel: 4 },
 });
 
 const PROMPTS = ['The capital of France is', 'Once upon a time', 'Water boils at'];
-const question = (server: Server, model: string, index: number): Parameters<typeof ask>[0] => ({
+export const question = (server: Server, model: string, index: number): Parameters<typeof ask>[0] => ({
   url: server.url,
   model,
   prompt: PROMPTS[index % PROMPTS.length] as string,
@@ -72,7 +72,7 @@ const question = (server: Server, model: string, index: number): Parameters<type
 });
 
 /** What the larger of the two models takes on this machine, and what the node holds beside models. */
-async function measureLargest(folder: string, names: readonly string[]): ReturnType<typeof heldBytes> {
+export async function measureLargest(folder: string, names: readonly string[]): ReturnType<typeof heldBytes> {
   const server = await startBerth({ config: config(folder, '4GiB') });
   try {
     for (const model of names) await ask(question(server, model, 0));
@@ -93,7 +93,7 @@ async function answersAlone(server: Server, names: readonly string[]): Promise<M
 }
 
 /** Zipf(1.0) by a fixed seed: the rank of a model is its place in the list. */
-function zipfOrder(names: readonly string[], count: number): string[] {
+export function zipfOrder(names: readonly string[], count: number): string[] {
   const weights = names.map((_, rank) => 1 / (rank + 1));
   const total = weights.reduce((sum, weight) => sum + weight, 0);
   let seed = 42;

@@ -1,0 +1,130 @@
+/**
+ * Berth's core against other policies with nothing for free: refitted step times, KV moved at its real size over one link for each GPU,
+ * no load hidden that no policy asked for. What each part of Berth is worth is shown by leaving it out. Last, an hour of a real service.
+ */
+import { SECOND } from '../src/core/ids.ts';
+import type { Arrival } from '../src/sim/arrivals.ts';
+import type { Column } from '../src/sim/columns.ts';
+import { berthSetting } from '../src/sim/columns.ts';
+import type { PolicyName, Stage, Workload } from '../src/sim/compare.ts';
+import { runPolicy } from '../src/sim/compare.ts';
+import { PEERS } from '../src/sim/peers/all.ts';
+import type { Report } from '../src/sim/report.ts';
+import type { SimSetting } from '../src/sim/simulate.ts';
+import { simulate } from '../src/sim/simulate.ts';
+import type { BenchArgs, BenchResult, BenchRow } from './harness.ts';
+import { result } from './harness.ts';
+import { azure, cluster, synth } from './lib/traces.ts';
+
+export const about =
+  'the simulated core against nine policies with nothing for free, its parts left out, and Azure’s trace';
+
+const GPUS = 16;
+const BARS: Readonly<Record<string, number>> = { '80-0.1': 97, '80-0.5': 90 };
+
+export function run({ quick }: BenchArgs): Promise<BenchResult> {
+  const hardware = cluster();
+  const stage = (column: Column): Stage => ({ cluster: hardware, column, gpus: GPUS, sloScale: 1 });
+  const traces = quick ? ['40-0.4'] : ['40-0.4', '40-0.7', '80-0.1', '80-0.5'];
+  const rows: BenchRow[] = [];
+  for (const trace of traces) {
+    const work = synth(trace);
+    for (const column of ['honest', 'resident'] as const)
+      rows.push(...compared(`${trace}, ${column}`, work, stage(column), BARS[trace]));
+  }
+  for (const trace of quick ? [] : ['80-0.1', '80-0.5']) rows.push(...ablated(trace, synth(trace), stage('honest')));
+  const real = azure(quick ? 1_000 : Infinity);
+  rows.push(...compared('Azure, 200 models, resident', real, stage('resident')), ...tenancy(real, stage('resident')));
+  return Promise.resolve(result('simulate-honest', rows, { gpus: GPUS, requests: 'Azure conv 2023: all' }));
+}
+
+const points = (share: number): number => Number((100 * share).toFixed(2));
+
+function compared(name: string, work: Workload, stage: Stage, bar?: number): BenchRow[] {
+  const berth = runPolicy('berth', work, stage);
+  const what = { case: name };
+  const own: BenchRow[] = [
+    {
+      ...what,
+      metric: 'requests all in time',
+      unit: '%',
+      berth: points(berth.strict),
+      ...(bar === undefined || !name.includes('honest') ? {} : { bar: `≥ ${bar}`, pass: points(berth.strict) >= bar }),
+    },
+    { ...what, metric: 'time-QoS', unit: '%', berth: points(berth.timeQos) },
+    { ...what, metric: 'TTFT p50', unit: 's', berth: berth.ttft.p50 / 1e6 },
+    { ...what, metric: 'TTFT p99', unit: 's', berth: berth.ttft.p99 / 1e6 },
+    { ...what, metric: 'most KV held, of its room', unit: '%', berth: points(berth.peakKvShare) },
+  ];
+  return [...own, ...PEERS.flatMap((peer) => against(what, peer, berth, runPolicy(peer, work, stage)))];
+}
+
+function against(what: { readonly case: string }, name: PolicyName, berth: Report, peer: Report): BenchRow[] {
+  const pair = (metric: string, unit: string, of: (report: Report) => number): BenchRow => ({
+    ...what,
+    metric: `${metric}, peer ${name}`,
+    unit,
+    berth: of(berth),
+    peer: of(peer),
+    ...(of(peer) > 0 ? { ratio: of(berth) / of(peer) } : {}),
+  });
+  return [
+    pair('requests all in time', '%', ({ strict }) => points(strict)),
+    pair('time-QoS', '%', ({ timeQos }) => points(timeQos)),
+    pair('goodput', 'tokens/s', ({ goodput }) => Math.round(goodput)),
+    pair('fairness gap', '%', ({ fairnessGap }) => points(fairnessGap)),
+  ];
+}
+
+/** The same without one of its parts: `peer` is the whole. */
+function ablated(trace: string, work: Workload, stage: Stage): BenchRow[] {
+  const whole = berthSetting(stage.cluster, { ...stage, models: work.models });
+  const parts: readonly (readonly [string, SimSetting])[] = [
+    ['no least stay', { ...whole, residency: { ...whole.residency, minimumStayMicros: 0 } }],
+    [
+      'a patience of 2 s before others make room',
+      { ...whole, residency: { ...whole.residency, patienceMicros: 2 * SECOND } },
+    ],
+    [
+      'no room for a model that comes',
+      { ...whole, models: whole.models.map((model) => ({ ...model, loadedBytes: whole.memoryBytes })) },
+    ],
+    ['KV computed again, not swapped', { ...whole, keepsKv: false }],
+    ['no goal tighter than the promise', { ...whole, goals: { ...whole.goals, ttftMicros: whole.slo.ttftMicros } }],
+    ['each model at home only', { ...whole, spill: null }],
+  ];
+  const all = simulate(work.arrivals(), whole);
+  return parts.map(([name, setting]) => ({
+    case: `${trace}, honest, left out: ${name}`,
+    metric: 'requests all in time',
+    unit: '%',
+    berth: points(simulate(work.arrivals(), setting).strict),
+    peer: points(all.strict),
+  }));
+}
+
+/** One tenant instead of twenty is first come, first served: what the fair queue is worth to the tenant worst off. */
+function tenancy(work: Workload, stage: Stage): BenchRow[] {
+  const arrivals = heavy(work);
+  const setting = berthSetting(stage.cluster, { ...stage, models: work.models });
+  const gap = (more: Pick<SimSetting, 'tenantTold'>): number =>
+    points(simulate(arrivals(), { ...setting, ...more }).fairnessGap);
+  return [
+    {
+      case: 'Azure, one of 20 tenants sends half of all',
+      metric: 'fairness gap, peer first come, first served',
+      unit: '%',
+      berth: gap({}),
+      peer: gap({ tenantTold: () => 'all' }),
+    },
+  ];
+}
+
+/** Every second request is the first tenant's. */
+const heavy =
+  (work: Workload): (() => Iterable<Arrival>) =>
+  () =>
+    (function* (): Generator<Arrival> {
+      let index = 0;
+      for (const arrival of work.arrivals()) yield index++ % 2 === 0 ? { ...arrival, tenant: 'tenant-00' } : arrival;
+    })();
