@@ -296,15 +296,19 @@ class Simulation {
 
   /** All wait equally long, so they give up in the order in which they came: one planned moment is enough for all of them. */
   #losePatience(): void {
-    const due = this.#impatient.findIndex(({ at }) => at > this.#timeline.now);
-    for (const { node, id } of this.#impatient.splice(0, due < 0 ? Infinity : due)) this.#giveUp(node, id);
-    const [next] = this.#impatient;
+    const queue = this.#impatient;
+    let at = 0;
+    for (let first = queue[at]; first !== undefined; first = queue[++at]) {
+      const isWaiting = first.node.jobs.get(first.id)?.job.tokens === 0;
+      if (isWaiting && first.at > this.#timeline.now) break;
+      if (isWaiting) this.#giveUp(first.node, first.id);
+    }
+    queue.splice(0, at);
+    const [next] = queue;
     if (next !== undefined) this.#timeline.at(next.at, () => this.#losePatience());
   }
 
   #giveUp(node: Node, id: RequestId): void {
-    const asked = node.jobs.get(id);
-    if (asked === undefined || asked.job.tokens > 0) return;
     this.#end(node, id, false);
     node.driver.tell({ type: 'requestCancelled', requestId: id });
   }
