@@ -35,7 +35,7 @@ export function run({ quick }: BenchArgs): Promise<BenchResult> {
   for (const trace of quick ? [] : ['80-0.1', '80-0.5']) rows.push(...ablated(trace, synth(trace), stage('honest')));
   const real = azure(quick ? 1_000 : Infinity);
   rows.push(...compared('Azure, 200 models, resident', real, stage('resident')), ...tenancy(real, stage('resident')));
-  return Promise.resolve(result('simulate-honest', rows, { gpus: GPUS, requests: 'Azure conv 2023: all' }));
+  return Promise.resolve(result('simulate-honest', rows, { gpus: GPUS }));
 }
 
 const points = (share: number): number => Number((100 * share).toFixed(2));
@@ -103,19 +103,24 @@ function ablated(trace: string, work: Workload, stage: Stage): BenchRow[] {
   }));
 }
 
-/** One tenant instead of twenty is first come, first served: what the fair queue is worth to the tenant worst off. */
+/** So few that the service is short: only then does it matter who gets it. */
+const SHORT_GPUS = 8;
+
+/** The node is told one tenant instead of twenty: first come, first served. How is the worst off of those who don't flood it? */
 function tenancy(work: Workload, stage: Stage): BenchRow[] {
   const arrivals = heavy(work);
-  const setting = berthSetting(stage.cluster, { ...stage, models: work.models });
-  const gap = (more: Pick<SimSetting, 'tenantTold'>): number =>
-    points(simulate(arrivals(), { ...setting, ...more }).fairnessGap);
+  const setting = berthSetting(stage.cluster, { ...stage, gpus: SHORT_GPUS, models: work.models });
+  const worst = (more: Pick<SimSetting, 'tenantTold'>): number => {
+    const [, ...others] = simulate(arrivals(), { ...setting, ...more }).shareByTenant;
+    return points(Math.min(...others));
+  };
   return [
     {
-      case: 'Azure, one of 20 tenants sends half of all',
-      metric: 'fairness gap, peer first come, first served',
+      case: `Azure on ${SHORT_GPUS} GPUs, one of 20 tenants sends half of all`,
+      metric: 'in time for the worst off of the others, peer first come, first served',
       unit: '%',
-      berth: gap({}),
-      peer: gap({ tenantTold: () => 'all' }),
+      berth: worst({}),
+      peer: worst({ tenantTold: () => 'all' }),
     },
   ];
 }

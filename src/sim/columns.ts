@@ -108,7 +108,7 @@ function roomOf(
 }
 
 /** A sequence is taken to have so many tokens when places are counted; what was really held is reported. */
-const USUAL_CONTEXT_TOKENS = 1_250;
+const USUAL_CONTEXT_TOKENS = 1_400;
 
 /** A peer on the same cluster. */
 export function peerSetting(cluster: Cluster, { column, gpus, sloScale }: Omit<ColumnOptions, 'models'>): PeerSetting {

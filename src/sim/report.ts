@@ -47,6 +47,8 @@ export interface Report extends Work {
   /** Tokens a second of requests whose every token was on time. */
   readonly goodput: number;
   readonly makespanMicros: Micros;
+  /** Share of what each tenant asked for (tokens) that came all in time, in the order in which they first came. */
+  readonly shareByTenant: readonly number[];
   /** Least and most service per tenant, as a share of what it asked for, and their difference. */
   readonly fairnessGap: number;
 }
@@ -132,6 +134,7 @@ export class Tally {
       longestGap: percentiles(this.#gaps, dropped),
       goodput: this.#makespan === 0 ? 0 : (this.#goodTokens * 1e6) / this.#makespan,
       makespanMicros: this.#makespan,
+      shareByTenant: shares,
       fairnessGap: shares.length === 0 ? 0 : Math.max(...shares) - Math.min(...shares),
     };
   }
