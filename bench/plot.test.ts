@@ -101,6 +101,16 @@ describe('the plots', () => {
     for (const name of ['Berth without KV tiers', 'llama-server -t 1']) expect(svg).toContain(name);
   });
 
+  it('show the gap of service by scenario and number of tenants, and its bound', async () => {
+    const rows = ['overload, 2 tenants', 'on/off, 2 tenants', 'overload, 8 tenants'].map((what) => ({
+      ...row(what, 'service gap, peer FCFS', 300, 2_100),
+      bar: '≤ 1536',
+    }));
+    const svg = (await plot(published('fairness', [...rows, row('a neighbour', 'interactive TTFT p50', 1, 2)]))) ?? '';
+    expect(marks(svg, 'bar')).toBe(6);
+    for (const name of ['first come, first served', '2 tenants', '8 tenants', 'on/off']) expect(svg).toContain(name);
+  });
+
   it('are drawn for some benchmarks only, the same each time', async () => {
     expect(await plot(published('core', []))).toBeNull();
     expect(await plot(hot)).toBe(await plot(hot));

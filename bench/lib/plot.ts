@@ -8,7 +8,15 @@ import { compile } from 'vega-lite';
 import type { Published } from './results.ts';
 
 /** Which of a benchmark's results have a picture. */
-export const PLOTTED = ['hot-models', 'concurrency', 'neighbours', 'embeddings', 'kv-return', 'conversations'] as const;
+export const PLOTTED = [
+  'hot-models',
+  'concurrency',
+  'neighbours',
+  'embeddings',
+  'kv-return',
+  'conversations',
+  'fairness',
+] as const;
 type Name = (typeof PLOTTED)[number];
 
 const isPlotted = (name: string): name is Name => (PLOTTED as readonly string[]).includes(name);
@@ -297,6 +305,50 @@ const SPECS: Readonly<Record<Name, (result: Published) => TopLevelSpec>> = {
     };
     const subtitle = ['dashed: what is left to compute if nothing is computed twice', machine];
     return chart('More conversations than the device holds', subtitle, { data: { values }, hconcat: [ttft, prefill] });
+  },
+
+  fairness({ rows, machine }) {
+    const gaps = rows.filter(({ metric }) => metric === 'service gap, peer FCFS');
+    const values = gaps.flatMap((row) => {
+      const [scenario = '', tenants = ''] = row.case.split(/, (?=\d+ tenants$)/);
+      return points(row, 'first come, first served', { scenario, tenants });
+    });
+    const bound = number(gaps[0]?.bar ?? '', /^≤ ([\d.]+)/);
+    const subtitle = [
+      'largest gap of service between two tenants that wait, weighted tokens; dashed: the bound of VTC',
+      machine,
+    ];
+    return chart('Shares of the device', subtitle, {
+      data: { values },
+      facet: columns('tenants', values),
+      spec: {
+        width: 340,
+        height: 240,
+        layer: [
+          {
+            encoding: {
+              x: {
+                field: 'scenario',
+                type: 'nominal',
+                title: null,
+                sort: null,
+                axis: { labelAngle: 0, labelExpr: "split(datum.label, ' ')" },
+              },
+              xOffset: { field: 'who', sort: null },
+              y: { field: 'value', type: 'quantitative', title: 'weighted tokens' },
+            },
+            layer: [
+              { mark: { type: 'bar', cornerRadiusEnd: 2 }, encoding: { color: colour(values) } },
+              {
+                mark: { type: 'text', baseline: 'bottom', dy: -3, fontSize: 9, color: '#5b6675' },
+                encoding: { text: { field: 'value', format: '.0f' } },
+              },
+            ],
+          },
+          { mark: { type: 'rule', strokeDash: [4, 4], color: '#1a1f27' }, encoding: { y: { datum: bound } } },
+        ],
+      },
+    });
   },
 };
 
