@@ -97,6 +97,7 @@ describe('a slice of a group that is frozen', () => {
         decodeTokens: { one: 3 },
         wallMicros: 900,
         computeMicros: 900,
+        requestMicros: { one: 900 },
         pending: 1,
       },
     ]);
