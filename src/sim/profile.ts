@@ -110,7 +110,7 @@ function see(event: CoreEvent, seenOf: (id: string) => Seen, owners: ReadonlyMap
     case 'sliceEnded': {
       if (event.prefillTokens > 0 || event.steps < FEWEST_STEPS) return;
       const tokens = Object.values(event.decodeTokens).reduce((sum, count) => sum + count, 0);
-      const step = { lanes: event.lanes, batch: tokens / event.steps, micros: event.computeMicros / event.steps };
+      const step = { lanes: event.lanes, batch: tokens / event.steps, micros: event.wallMicros / event.steps };
       if (step.batch > 0) seenOf(event.modelId).steps.push(step);
       return;
     }
