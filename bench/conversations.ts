@@ -37,7 +37,7 @@ const SHAPE: DialogueShape = {
   thinkMillis: 8_000,
 };
 const QUICK: DialogueShape = { ...SHAPE, dialogues: 16, turns: 3, thinkMillis: 1_000 };
-const SECONDS = { berth: 260, others: 110 };
+const SECONDS = { berth: 240, others: 100 };
 const SAVED_BAR_PERCENT = 80;
 const TIERS = { hostMemory: '256MiB', disk: '2GiB' };
 const NO_TIERS = { hostMemory: 0, disk: 0 };
