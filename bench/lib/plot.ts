@@ -358,8 +358,18 @@ export async function plot(result: Published): Promise<string | null> {
   const { spec } = compile(SPECS[result.name](result));
   const view = new View(parse(spec), { renderer: 'none' });
   try {
-    return `${(await view.toSVG()).trim()}\n`;
+    return `${renumbered(await view.toSVG()).trim()}\n`;
   } finally {
     view.finalize();
   }
+}
+
+/** Vega counts its clips on from picture to picture; each picture counts its own. */
+function renumbered(svg: string): string {
+  const names = new Map<string, string>();
+  return svg.replace(/\bclip\d+\b/g, (name) => {
+    const own = names.get(name) ?? `clip${names.size + 1}`;
+    names.set(name, own);
+    return own;
+  });
 }
