@@ -5,6 +5,7 @@
 import { parse, View } from 'vega';
 import type { TopLevelSpec } from 'vega-lite';
 import { compile } from 'vega-lite';
+import { SIMULATED } from './plot-simulate.ts';
 import type { Published } from './results.ts';
 
 /** Which of a benchmark's results have a picture. */
@@ -354,8 +355,9 @@ const SPECS: Readonly<Record<Name, (result: Published) => TopLevelSpec>> = {
 
 /** The picture of a result; null if it has none. */
 export async function plot(result: Published): Promise<string | null> {
-  if (!isPlotted(result.name)) return null;
-  const { spec } = compile(SPECS[result.name](result));
+  const draw = isPlotted(result.name) ? SPECS[result.name] : SIMULATED[result.name];
+  if (draw === undefined) return null;
+  const { spec } = compile(draw(result));
   const view = new View(parse(spec), { renderer: 'none' });
   try {
     return `${renumbered(await view.toSVG()).trim()}\n`;
