@@ -136,8 +136,13 @@ const RUNS: readonly { readonly name: string; readonly play: (scene: Scene) => P
     name: 'runners killed',
     async play({ server, names, keys, size, random }) {
       const model = names[0] as string;
-      const { strikes, late } = await strike({ server, model, file: `${model}.gguf`, key: keys.c }, size.kills, random);
-      return { a: [], b: [], c: [...strikes.flatMap(({ struck, undisturbed }) => [struck, undisturbed]), ...late] };
+      const target = { server, model, file: `${model}.gguf`, keys: { struck: keys.c, undisturbed: keys.b } };
+      const { strikes, late } = await strike(target, size.kills, random);
+      return {
+        a: [],
+        b: strikes.map(({ undisturbed }) => undisturbed),
+        c: [...strikes.map(({ struck }) => struck), ...late],
+      };
     },
   },
 ];

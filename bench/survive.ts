@@ -1,9 +1,9 @@
 /**
  * Streams whose engine dies: 200 times the model's runner is killed with SIGKILL at a random moment of a stream, while it waits,
- * reads its prompt, or answers; on two models at the same time. Each stream is asked for again without a kill, and both greedy texts
- * are compared token for token. Where a runner has to compute a text again, sums are added up in another order: texts may then part
- * where two tokens are nearer to each other than such an order moves them, which is measured on all tokens that agree. Whatever
- * parts anywhere else counts as lost or given twice.
+ * reads its prompt, or answers; on two models at the same time. Each stream is asked for again without a kill, by another tenant, who
+ * finds none of its KV, and both greedy texts are compared token for token. Where a runner has to compute a text again, sums are added
+ * up in another order: texts may then part where two tokens are nearer to each other than such an order moves them, which is measured
+ * on all tokens that agree. Whatever parts anywhere else counts as lost or given twice.
  */
 import { basename } from 'node:path';
 import { gemmaPath, smollm2Path } from '../test/models.ts';
@@ -14,6 +14,7 @@ import { seeded } from './lib/random.ts';
 import { startBerth } from './lib/servers.ts';
 import type { Strike, Struck } from './lib/strikes.ts';
 import { gapDifferences, partingOf, strike } from './lib/strikes.ts';
+import { addTenants } from './lib/tenants.ts';
 
 const KILLS = 200;
 const QUICK_KILLS = 5;
@@ -38,14 +39,15 @@ export async function run({ quick }: BenchArgs): Promise<BenchResult> {
     },
   });
   try {
+    const keys = await addTenants(server, ['struck', 'undisturbed']);
     for (const { id } of MODELS) {
-      const { error } = await ask({ url: server.url, model: id, prompt: 'Hello', maxTokens: 2 });
+      const { error } = await ask({ url: server.url, model: id, prompt: 'Hello', maxTokens: 2, key: keys.struck });
       if (error !== null) throw new Error(`${id}: ${error}`);
     }
     const rows = await Promise.all(
       MODELS.map(async ({ id, name, path, seed }, index) => {
         const share = Math.floor(kills / MODELS.length) + (index < kills % MODELS.length ? 1 : 0);
-        const struck = await strike({ server, model: id, file: basename(path()) }, share, seeded(seed));
+        const struck = await strike({ server, model: id, file: basename(path()), keys }, share, seeded(seed));
         return rowsOf(name, struck);
       }),
     );

@@ -40,14 +40,15 @@ export interface Target {
   readonly model: string;
   /** The name of its file, which only its runner has mapped. */
   readonly file: string;
-  readonly key?: string;
+  /** Of two tenants, so that neither has KV of the other: both texts are computed from their beginning, in the same shape. */
+  readonly keys: { readonly struck: string; readonly undisturbed: string };
 }
 
 /** So many kills -9 of the model's runner, each at a random moment of a stream of its own, one after the other. */
-export async function strike({ server, model, file, key }: Target, kills: number, random: Random): Promise<Struck> {
+export async function strike({ server, model, file, keys }: Target, kills: number, random: Random): Promise<Struck> {
   const strikes: Strike[] = [];
   const late: Answer[] = [];
-  const stream = (prompt: string, maxTokens: number, onChunk?: Ask['onChunk']): Promise<Answer> =>
+  const stream = (key: string, prompt: string, maxTokens: number, onChunk?: Ask['onChunk']): Promise<Answer> =>
     ask({
       url: server.url,
       model,
@@ -55,7 +56,7 @@ export async function strike({ server, model, file, key }: Target, kills: number
       maxTokens,
       extra: { ignore_eos: true, logprobs: TOP },
       timeoutMillis: 60_000,
-      ...(key !== undefined && { key }),
+      key,
       ...(onChunk !== undefined && { onChunk }),
     });
   while (strikes.length < kills) {
@@ -68,7 +69,7 @@ export async function strike({ server, model, file, key }: Target, kills: number
     const started = performance.now();
     const moment = Promise.withResolvers<void>();
     let ended = false;
-    const answering = stream(prompt, maxTokens, (count) => {
+    const answering = stream(keys.struck, prompt, maxTokens, (count) => {
       if (count === afterTokens) moment.resolve();
     }).finally(() => {
       ended = true;
@@ -86,7 +87,7 @@ export async function strike({ server, model, file, key }: Target, kills: number
     process.kill(victim, 'SIGKILL');
     const killedAt = performance.now() - started;
     const struck = await answering;
-    const undisturbed = await stream(prompt, maxTokens);
+    const undisturbed = await stream(keys.undisturbed, prompt, maxTokens);
     if (undisturbed.error !== null) throw new Error(`${model}, undisturbed: ${undisturbed.error}`);
     strikes.push({ model, maxTokens, struck, undisturbed, ...pauseOf(struck, killedAt) });
   }

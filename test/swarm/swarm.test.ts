@@ -20,7 +20,8 @@ describe('the swarm', () => {
       }
     }
     // What never happens was not tested.
-    for (const [name, count] of Object.entries(total)) expect(count, name).toBeGreaterThan(name === 'failed' ? RUNS / 40 : RUNS / 10);
+    for (const [name, count] of Object.entries(total))
+      expect(count, name).toBeGreaterThan(name === 'failed' ? RUNS / 40 : RUNS / 10);
   });
 
   it('decides the same with the same seed, and otherwise with another', () => {
