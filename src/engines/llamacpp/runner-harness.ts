@@ -86,6 +86,8 @@ export class RunnerHarness {
   readonly #events = new Map<RequestId, WireEvent[]>();
   readonly #messages: FromRunner[] = [];
   readonly #waiters = new Set<() => void>();
+  /** Steps as long as a batch is: prompts cut by the clock have other shapes, and other near-ties, on each run. */
+  hasWholeSteps = false;
   #slices = 0;
 
   constructor(env: NodeJS.ProcessEnv = {}) {
@@ -169,7 +171,8 @@ export class RunnerHarness {
 
   slice(grant: Partial<SliceGrant> = {}): number {
     this.#slices += 1;
-    this.tell({ type: 'slice', grant: { sliceId: this.#slices, lanes: 1, micros: null, ...grant } });
+    const step = this.hasWholeSteps ? { stepMicros: DEADLINE_MILLIS * 1000 } : {};
+    this.tell({ type: 'slice', grant: { sliceId: this.#slices, lanes: 1, micros: null, ...step, ...grant } });
     return this.#slices;
   }
 
