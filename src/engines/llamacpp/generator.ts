@@ -10,6 +10,7 @@ import type { Emit, Generation, StepOutcome } from './generation.ts';
 import { type Model, pieceOf } from './model.ts';
 import { REPEAT_WINDOW, SamplerFactory } from './sampling.ts';
 import { commonPrefix } from './prefixes.ts';
+import { cellRowNanos } from './rent.ts';
 import { isDecoding, tokenAt, totalTokens } from './sequence.ts';
 import { seatsFor } from './seats.ts';
 import { type PlannedTokens, SequenceTable } from './sequences.ts';
@@ -48,19 +49,19 @@ export class Generator {
     this.#samplers = new SamplerFactory(model);
     this.#reader = new TokenReader(model);
     this.#batch = new StepBatch(stepTokens, seats);
-    const { windowTokens } = model;
     const limits = {
       cells: this.#context.cells,
       parallel,
       seats,
       stepTokens,
       shares: model.sharesPrefixes,
-      windowTokens,
+      windowTokens: model.windowTokens,
+      cellRowNanos: cellRowNanos(model),
     };
     this.#table = new SequenceTable(limits, {
       truncate: (seat, kept) => this.#context.truncate(seat, kept),
       share: (from, to, start, end) => this.#context.share(from, to, start, end),
-      leaves: (idle) => this.#keeper.leaves(idle),
+      leaves: (idle, isNeeded) => this.#keeper.leaves(idle, isNeeded),
       continued: (idle) => this.#keeper.continued(idle),
       restore: (sequence, seat) => this.#restore(sequence as Generation, seat),
       grow: (wanted) => this.#grow(wanted),
@@ -239,6 +240,7 @@ export class Generator {
     });
     const micros = nowMicros() - started;
     const total = planned.items.reduce((sum, item) => sum + item.count, 0);
+    this.#table.passed(total);
     let prefill = 0;
     const shares = planned.items.map((item): readonly [RequestId, number] => {
       const generation = item.sequence as Generation;

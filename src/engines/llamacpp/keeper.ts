@@ -79,17 +79,20 @@ export class KvKeeper {
     this.#forget(entryId, 'continued');
   }
 
-  /** Its cells are needed: it is saved, if it may be. */
-  leaves(idle: Idle): void {
+  /** It is saved, if it may be, and leaves. False: it stays, since it may not, and its cells aren't needed. */
+  leaves(idle: Idle, isNeeded: boolean): boolean {
     const { entryId } = idle;
     const grant = this.#grants.get(entryId);
-    if (grant === undefined) return this.#forget(entryId, 'needless');
+    if (grant === undefined && !isNeeded) return false;
     const started = nowMicros();
-    const bytes = this.#save(idle, grant);
-    if (bytes === null) return this.#forget(entryId, 'failed');
-    this.#idle.delete(entryId);
-    this.#grants.delete(entryId);
-    this.#tell({ type: 'saved', entryId, bytes, micros: nowMicros() - started });
+    const bytes = grant === undefined ? null : this.#save(idle, grant);
+    if (bytes === null) this.#forget(entryId, grant === undefined ? 'needless' : 'failed');
+    else {
+      this.#idle.delete(entryId);
+      this.#grants.delete(entryId);
+      this.#tell({ type: 'saved', entryId, bytes, micros: nowMicros() - started });
+    }
+    return true;
   }
 
   gone(idle: readonly Idle[]): void {

@@ -6,7 +6,7 @@ import { tokenAt } from './sequence.ts';
 import { StoryCache, withPrompt } from './sequence-stories.ts';
 import { SequenceTable } from './sequences.ts';
 
-const LIMITS = { parallel: 4, seats: 8, stepTokens: 512, shares: true, windowTokens: 0 };
+const LIMITS = { parallel: 4, seats: 8, stepTokens: 512, shares: true, windowTokens: 0, cellRowNanos: 0 };
 const count = (from: number, length: number): number[] => Array.from({ length }, (_, index) => from + index);
 
 function story(

@@ -15,6 +15,8 @@ export interface Idle {
   /** All of them are in the cache. */
   readonly tokens: Int32Array;
   readonly seat: number;
+  /** What its stay has cost those that compute, since it was last of use; nanoseconds of one lane. */
+  rentNanos: number;
 }
 
 /** Whom a new sequence begins with. */

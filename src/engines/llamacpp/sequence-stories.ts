@@ -23,7 +23,7 @@ export function withPrompt(order: number, tokens: readonly number[], more: Parti
 export const noCalls: CacheCalls = {
   truncate() {},
   share() {},
-  leaves() {},
+  leaves: () => true,
   continued() {},
   restore: () => false,
   grow: () => 0,
@@ -56,8 +56,9 @@ export class StoryCache implements CacheCalls {
     this.seats.set(to, [...own, ...shared]);
   }
 
-  leaves({ entryId }: Idle): void {
+  leaves({ entryId }: Idle): boolean {
     this.left.push(entryId);
+    return true;
   }
 
   continued({ entryId }: Idle): void {

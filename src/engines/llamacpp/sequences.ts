@@ -8,6 +8,7 @@ import { CellBook } from './cells.ts';
 import type { Idle, Source } from './prefixes.ts';
 import { findSource, isContinued, isWhole } from './prefixes.ts';
 import type { Sequence } from './sequence.ts';
+import { moveNanos } from './rent.ts';
 import { fairShares, isDecoding, tokenAt, tokensLeft, totalTokens } from './sequence.ts';
 
 /** Cells kept free for each seated sequence to grow into before another is let in. */
@@ -23,8 +24,8 @@ export interface CacheCalls {
   truncate(seat: number, cells: number): void;
   /** The cells of `from` between the two positions are those of `to`, too. */
   share(from: number, to: number, start: number, end: number): void;
-  /** This one's place is needed: the last chance to save it. */
-  leaves(idle: Idle): void;
+  /** Saves it, for its place is needed: the last chance. If it merely costs more than it should, false where it can't be saved. */
+  leaves(idle: Idle, isNeeded: boolean): boolean;
   /** A new sequence goes on from this one, in its place, or has all of it. */
   continued(idle: Idle): void;
   /** Reads the saved state into the empty seat; true: its `saved.common` first tokens are there. */
@@ -54,6 +55,8 @@ export interface TableLimits {
   readonly shares: boolean;
   /** Tokens that layers with a sliding window look back; 0: there are none. See `isWhole`. */
   readonly windowTokens: number;
+  /** What an idle cell costs each row of a step, in nanoseconds of one lane. */
+  readonly cellRowNanos: number;
 }
 
 /** Less is computed again sooner than it is kept. */
@@ -120,7 +123,7 @@ export class SequenceTable {
       return null;
     }
     const tokens = Int32Array.from({ length: cells }, (_, index) => tokenAt(sequence, index));
-    const idle: Idle = { entryId, tenantId, tokens, seat };
+    const idle: Idle = { entryId, tenantId, tokens, seat, rentNanos: 0 };
     this.#unseat(sequence);
     for (const other of this.#idle.filter((one) => isBeginningOf(one, idle))) {
       this.#calls.continued(other);
@@ -193,11 +196,22 @@ export class SequenceTable {
       if (spared === null || this.#seated.length === 0) break;
       source = null;
     }
+    // Alone, it pays rent for its neighbours; in company, all pay for as long as it lies behind them.
+    if (this.size > 1) this.#makeWay(source);
     next.seat = this.#seatFor(source);
     if (isSavedBetter && this.#restored(next, next.seat, saved)) return true;
     if (isSavedBetter) source = this.#sourceOf(next);
     if (source !== null) this.#begin(next, next.seat, source);
     return true;
+  }
+
+  /** The longest idle one that nobody here goes on from leaves, if it can be saved: the newcomer then lies in its cells. */
+  #makeWay(source: Source | null): void {
+    const isOfUse = (idle: Idle): boolean =>
+      source?.holder === idle ||
+      this.#waiting.some((one) => findSource(one, [], [idle], this.#limits.windowTokens) !== null);
+    const idle = this.#idle.find((one) => !isOfUse(one) && this.#calls.leaves(one, false));
+    if (idle !== undefined) this.#release(idle);
   }
 
   #sourceOf(next: Sequence): Source | null {
@@ -248,6 +262,7 @@ export class SequenceTable {
 
   /** It was of use: it is the last to leave. */
   #touch(idle: Idle): void {
+    idle.rentNanos = 0;
     this.#idle = [...this.#idle.filter((one) => one !== idle), idle];
   }
 
@@ -323,9 +338,21 @@ export class SequenceTable {
   #evict(spared: Idle | null): boolean {
     const idle = this.#idle.find((one) => one !== spared);
     if (idle === undefined) return false;
-    this.#calls.leaves(idle);
+    this.#calls.leaves(idle, true);
     this.#release(idle);
     return true;
+  }
+
+  /** So many rows were computed beside the idle ones. At most one leaves at a time: whoever streams waits for it. */
+  passed(rows: number): void {
+    let leaver: Idle | undefined;
+    for (const idle of this.#idle) {
+      const { length } = idle.tokens;
+      idle.rentNanos += rows * length * this.#limits.cellRowNanos;
+      if (idle.rentNanos < moveNanos(length) || leaver !== undefined) continue;
+      if (this.#calls.leaves(idle, false)) leaver = idle;
+    }
+    if (leaver !== undefined) this.#release(leaver);
   }
 
   #release(idle: Idle): void {
