@@ -100,7 +100,7 @@ function tenancyOn(store: Store, config: BerthConfig, node: MeteredNode, log: Lo
   });
   const gate = new Gate(node, {
     policy: (model) => directory.policy(model),
-    record: (row) => writer.add(row),
+    record: (row) => writer.commit(row),
     spentTokens: (query) => {
       writer.flush();
       return store.usage.spentTokens(query);

@@ -56,6 +56,21 @@ test('rows wait for each other, and are written within a second', () => {
   expect(timers).toEqual([]);
 });
 
+test('a request’s row is written at once, with what waits; while the store refuses it waits too, and the store is left alone', () => {
+  let broken = false;
+  const { made, written, errors, timers, tick } = writer({ fails: () => broken });
+  made.add(row(1));
+  made.commit(row(2));
+  expect([written, timers.length]).toEqual([[[1, 2]], 0]);
+  broken = true;
+  made.commit(row(3));
+  broken = false;
+  made.commit(row(4));
+  expect([written.length, errors.length, timers.length]).toEqual([1, 1, 1]);
+  tick();
+  expect(written[1]).toEqual([3, 4]);
+});
+
 test('many rows are written over several turns', () => {
   const { made, written, tick } = writer({ rowsPerFlush: 2 });
   for (let n = 0; n < 5; n++) made.add(row(n));

@@ -1,6 +1,7 @@
 /**
- * Takes usage rows off the requests' path: they wait in a bounded queue, and are written together soon after. A row that finds the
- * queue full is counted, never silently lost.
+ * Usage rows on their way into the store. Those of requests are written before the client is told the end (`commit`), so what a
+ * client knows of is in the ledger, also after a kill -9; the device's time waits a moment and is written together. While the store
+ * refuses, rows wait in a bounded queue; one that finds it full is counted, never silently lost.
  */
 import { asBerthError } from '../errors.ts';
 import type { UsageRow } from './usage.ts';
@@ -17,7 +18,10 @@ export interface UsageWriterOptions {
 }
 
 export interface UsageWriter {
+  /** It is written soon. */
   add(row: UsageRow): void;
+  /** It is written when this returns, with all that waits; or it waits, if the store refuses. */
+  commit(row: UsageRow): void;
   /** Writes all that waits. @returns false: the store refused. */
   flush(): boolean;
   /** Rows that wait; rows written; rows lost because the queue was full. */
@@ -60,25 +64,29 @@ export function createUsageWriter(options: UsageWriterOptions): UsageWriter {
     rows = rows.slice(batch.length);
     return true;
   };
+  const add = (row: UsageRow): void => {
+    if (rows.length >= mostRows) lost += 1;
+    else rows.push(row);
+    schedule(flushMillis);
+  };
+  const flush = (): boolean => {
+    cancel?.();
+    cancel = null;
+    while (rows.length > 0) {
+      if (writeSome()) continue;
+      schedule(RETRY_MILLIS);
+      return false;
+    }
+    return true;
+  };
   return {
-    add(row) {
-      if (rows.length >= mostRows) {
-        lost += 1;
-        return;
-      }
-      rows.push(row);
-      schedule(flushMillis);
+    add,
+    commit(row) {
+      add(row);
+      // No request waits for a store that refuses: the next attempt is the timer's.
+      if (!failing) flush();
     },
-    flush() {
-      cancel?.();
-      cancel = null;
-      while (rows.length > 0) {
-        if (writeSome()) continue;
-        schedule(RETRY_MILLIS);
-        return false;
-      }
-      return true;
-    },
+    flush,
     get counts() {
       return { waiting: rows.length, written, lost };
     },

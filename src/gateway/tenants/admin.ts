@@ -119,6 +119,7 @@ export function addTenantRoutes(app: FastifyInstance, { directory, gate, usage, 
     },
     DELETE: (request) => {
       const tenant = directory.removeTenant(idOf(request));
+      gate.end({ tenantId: tenant.id });
       removed(tenant.id);
       changed();
       return { success: true, id: tenant.id };
@@ -141,7 +142,11 @@ export function addTenantRoutes(app: FastifyInstance, { directory, gate, usage, 
       });
     },
   });
-  const revoke = (request: FastifyRequest): KeyResponse => ({ key: directory.revokeKey(idOf(request)) });
+  const revoke = (request: FastifyRequest): KeyResponse => {
+    const key = directory.revokeKey(idOf(request));
+    gate.end({ keyId: key.id });
+    return { key };
+  };
   route(app, '/api/admin/keys/:id', { DELETE: revoke });
   route(app, '/api/admin/keys/:id/revoke', { POST: revoke });
   route(app, '/api/admin/keys/:id/rotate', {

@@ -321,3 +321,35 @@ test.each([
 ])('%i µs are %s', (micros, text) => {
   expect(duration(micros)).toBe(text);
 });
+
+describe('what is under way', () => {
+  test('ends with its key, running or waiting for a place, and is in the ledger', () => {
+    const { ask, gate, running, rows } = world();
+    const revoked = caller({ concurrency: 1 });
+    const one = ask(revoked);
+    running[0]?.sink(accepted);
+    running[0]?.sink(said(2));
+    const waiting = ask(revoked);
+    const other = ask({ ...caller(), keyId: 'key_2' });
+    gate.end({ keyId: 'key_1' });
+    expect([one.types().at(-1), waiting.types().at(-1), other.types()]).toEqual(['failed', 'failed', []]);
+    expect(running.map(({ cancelled }) => cancelled)).toEqual([true, false]);
+    expect(rows.map(({ outcome, outputTokens }) => [outcome, outputTokens])).toEqual([['invalid_api_key', 2]]);
+  });
+
+  test('ends with its tenant', () => {
+    const { ask, gate } = world();
+    const [gone, stays] = [ask(caller()), ask(caller({}, tenantId('else')))];
+    gate.end({ tenantId: ACME });
+    expect([gone.types(), stays.types()]).toEqual([['failed'], []]);
+  });
+
+  test('is in the ledger before its client is told the end', () => {
+    const told: string[] = [];
+    const { ask, running } = world({ record: () => told.push('ledger') });
+    const { events } = ask(caller());
+    Object.defineProperty(events, 'push', { value: () => told.push('client') });
+    running[0]?.sink(done(2));
+    expect(told).toEqual(['ledger', 'client']);
+  });
+});

@@ -42,6 +42,8 @@ export class Gate {
   /** Tickets that wait for a place, the first come first; a tenant's meters are nobody else's. */
   readonly #held = new Map<TenantId, Set<Ticket>>();
   readonly #refusals = new Map<string, number>();
+  /** Not over yet, by whose they are. */
+  readonly #open = new Map<Ticket, Principal>();
 
   constructor(node: NodeApi, options: GateOptions = {}) {
     this.#node = node;
@@ -100,12 +102,23 @@ export class Gate {
       holdMillis: this.#options.holdMillis ?? HOLD_MILLIS,
       ended: (row, learned) => {
         if (learned !== null) this.#forecast.learn(id, learned);
+        this.#open.delete(ticket);
         if (row !== null) record?.(row);
         this.#startHeld(principal.tenantId, ticket);
       },
     });
+    this.#open.set(ticket, principal);
     if (reservation !== null) this.#startOrHold(principal.tenantId, ticket);
     return ticket;
+  }
+
+  /** Ends what runs and waits on a key that was revoked, or for a tenant that is gone. */
+  end(whose: { readonly keyId: string } | { readonly tenantId: TenantId }): void {
+    // The last come first: none that waits takes the place of one that ends.
+    for (const [ticket, { keyId, tenantId }] of [...this.#open].toReversed()) {
+      if ('keyId' in whose ? keyId !== whose.keyId : tenantId !== whose.tenantId) continue;
+      ticket.fail(new BerthError('invalid_api_key', 'The API key was revoked while the request ran.'));
+    }
   }
 
   /** How often each kind of limit has refused. */

@@ -91,7 +91,7 @@ export class Ticket {
     this.#position = position;
     this.#holdTimer = setTimeout(() => {
       const text = 'The request waited too long for a place among the tenant’s concurrent requests.';
-      this.#failAll(new BerthError('queue_timeout', text));
+      this.fail(new BerthError('queue_timeout', text));
     }, this.#options.holdMillis);
   }
 
@@ -102,14 +102,14 @@ export class Ticket {
     const { reservation, now } = this.#options;
     reservation?.start();
     if (reservation?.progress(0, now()) === true) {
-      return this.#failAll(new BerthError('budget_exhausted', 'The budget was spent while the request waited.'));
+      return this.fail(new BerthError('budget_exhausted', 'The budget was spent while the request waited.'));
     }
     for (const part of this.#parts) {
       if (part.over) continue;
       try {
         this.#submit(part);
       } catch (error) {
-        this.#failAll(asBerthError(error));
+        this.fail(asBerthError(error));
         return;
       }
     }
@@ -257,7 +257,8 @@ export class Ticket {
 
   // ------------------------------------------------------------ the end
 
-  #failAll(error: BerthError): void {
+  /** All of its answers end with this error. */
+  fail(error: BerthError): void {
     const { code, message, param, retryAfterMicros } = error;
     for (const part of this.#parts.filter((one) => !one.over)) {
       this.#mark(code);
@@ -276,14 +277,14 @@ export class Ticket {
     if (this.#parts.length === 0) this.abandon(code);
   }
 
-  /** `tell` comes before the accounts: the client must not wait for them. */
+  /** The accounts come before `tell`: what a client was told the end of is in the ledger, whatever becomes of this process. */
   #endPart(part: Part, tell?: () => void): void {
     part.over = true;
     this.#ended += 1;
     try {
-      tell?.();
-    } finally {
       if (this.#ended >= this.#total) this.#end();
+    } finally {
+      tell?.();
     }
   }
 
