@@ -74,6 +74,8 @@ function start(state: State, model: Model, request: Request): void {
  */
 function makePlace(state: State, model: Model, waiting: Request): void {
   if (waiting.priority !== 'interactive' || waiting.kind === 'embed') return;
+  // What is computed elsewhere can't be gone on from.
+  if (model.spec.isElsewhere === true) return;
   const own = mustGet(state.tenants, waiting.tenantId).counter;
   let chosen: { readonly request: Request; readonly key: number; readonly lost: number; readonly rule: string } | null =
     null;

@@ -57,6 +57,8 @@ export interface ModelSpec {
   readonly keepAliveMicros: Micros | null;
   /** Changes when the file or the launch changes: a resident model of another revision is replaced. */
   readonly revision: string;
+  /** Computed on another machine: its requests take no lanes, so none is granted, and none is taken from it. */
+  readonly isElsewhere?: boolean;
 }
 
 export interface TenantSpec {

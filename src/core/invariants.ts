@@ -122,7 +122,7 @@ const INDICES: Readonly<
   present: (model) => model.phase !== 'cold',
   pinned: (model) => model.spec.pinned && !model.removed,
   wanted: (model) => model.phase !== 'resident' && (model.waiting > 0 || model.loadAsked),
-  busy: (model) => model.phase === 'resident' && model.active.size > 0,
+  busy: (model) => model.phase === 'resident' && model.active.size > 0 && model.spec.isElsewhere !== true,
   sliced: (model) => model.slice !== null,
   loading: (model) => model.phase === 'loading',
   startable: (model) => model.phase === 'resident' && model.waiting > 0,

@@ -13,7 +13,7 @@ export function reindex(state: State, model: Model): void {
   };
   put(state.present, model.phase !== 'cold');
   put(state.pinned, model.spec.pinned && !model.removed);
-  put(state.busy, model.phase === 'resident' && model.active.size > 0);
+  put(state.busy, model.phase === 'resident' && model.active.size > 0 && model.spec.isElsewhere !== true);
   put(state.sliced, model.slice !== null);
   put(state.loading, model.phase === 'loading');
   put(state.wanted, model.phase !== 'resident' && (model.waiting > 0 || model.loadAsked));

@@ -51,6 +51,17 @@ describe('speed-up by lanes', () => {
     expect(learned(slice(1, 4, MILLI, { prefillTokens: 100 }), slice(1, 4, MILLI, { steps: 2 })).size).toBe(0);
   });
 
+  it('is learned from a single step of a large batch, or it would be tried again and again', () => {
+    const paces = learned(slice(2, 32, 150 * MILLI));
+    learnPace(
+      paces,
+      slice(1, 32, 250 * MILLI, { steps: 1, wallMicros: 250 * MILLI, decodeTokens: { [requestId('r')]: 32 } }),
+      0,
+    );
+    expect(widthToTry(paces, 2, 2, 32, SECOND)).toBeNull();
+    expect(learned(slice(2, 4, MILLI, { steps: 0, decodeTokens: {}, wallMicros: SECOND })).size).toBe(0);
+  });
+
   it('has the other width tried when it is unknown or was seen long ago', () => {
     const paces = learned(slice(2, 4, 20 * MILLI));
     expect(widthToTry(paces, 2, 2, 4, SECOND)).toBe(1);

@@ -5,7 +5,7 @@
  */
 import type { EventOf } from './events.ts';
 import type { Micros } from './ids.ts';
-import { SECOND } from './ids.ts';
+import { MILLI, SECOND } from './ids.ts';
 
 export interface Pace {
   readonly stepMicros: Micros;
@@ -17,8 +17,9 @@ export type Paces = Map<string, Pace>;
 
 /** A second lane is worth about 0.8 of the first where nothing was measured (measured on two cores: 0.75 to 0.9). */
 const GUESSED_EXPONENT = 0.85;
-/** Steps of a slice that are needed to believe its mean. */
+/** A slice's mean is believed if it had so many steps, or they took so long: what disturbs a step takes milliseconds. */
 const FEWEST_STEPS = 3;
+const LONG_MICROS = 50 * MILLI;
 /** A width that is in use is compared with another one so often; a width that was given up is tried again sooner. */
 const TRY_NARROWER_MICROS = 60 * SECOND;
 const TRY_WIDER_MICROS = 10 * SECOND;
@@ -35,7 +36,8 @@ function decodedTokens({ decodeTokens }: EventOf<'sliceEnded'>): number {
 
 /** From a slice that only decoded: steps with prefill say little about the next step. */
 export function learnPace(paces: Paces, event: EventOf<'sliceEnded'>, now: Micros): void {
-  if (event.prefillTokens > 0 || event.steps < FEWEST_STEPS) return;
+  const { prefillTokens, steps, wallMicros } = event;
+  if (prefillTokens > 0 || steps === 0 || (steps < FEWEST_STEPS && wallMicros < LONG_MICROS)) return;
   const batch = bucketOf(Math.round(decodedTokens(event) / event.steps));
   const seen = Math.round(event.wallMicros / event.steps);
   const before = paces.get(key(event.lanes, batch))?.stepMicros ?? seen;
