@@ -21,6 +21,7 @@ const PARTS = [
   'store',
   'limits',
   'sim',
+  'load',
   'gateway',
   'fleet',
   'config',
@@ -59,6 +60,10 @@ const RULES: Readonly<Record<Part, Rule>> = {
     may: ['core', 'kv/value.ts', 'runtime/metrics.ts', 'errors'],
     because: 'the simulator runs the core itself, without the node',
   },
+  load: {
+    may: ['core/ids.ts', 'sim/arrivals.ts', 'sim/generate.ts', 'sim/random.ts', 'errors'],
+    because: 'a load knows servers by HTTP only: a Berth node is one of many',
+  },
   gateway: {
     may: [
       'runtime/api.ts',
@@ -85,6 +90,7 @@ const RULES: Readonly<Record<Part, Rule>> = {
       'store',
       'limits',
       'sim',
+      'load',
       'gateway',
       'fleet',
       'config',

@@ -170,6 +170,40 @@ function addTenancy(program: Command, run: Runner): void {
     .action(run(async () => (await import('./commands/usage.ts')).usage));
 }
 
+function addBench(add: (usage: string, about: string) => Command, run: Runner): void {
+  add('bench [url]', 'put a load on a server that speaks OpenAI’s API, and print what its clients noticed')
+    .option('--concurrency <n>', 'closed loop: so many conversations at once (else 8)')
+    .option('--rate <n>', 'open loop: requests a second, by the clock, however slow the answers are')
+    .option('--arrivals <pattern>', 'of the open loop: poisson, gamma:VARIATION or trace:FILE (else poisson)')
+    .option('--duration <duration>', 'nothing is sent later (else 30s, where no --requests and no trace end it)')
+    .option('--requests <n>', 'most requests')
+    .option('--models <names>', 'models with weights, as a,b=3 (else all that the server lists)')
+    .option('--zipf <s>', 'popularity of the models by Zipf’s law, the first one most (else all alike)')
+    .option('--keys <file>', 'tenants: a line NAME=KEY for each')
+    .option('--api-key <key>', 'key of all requests (BERTH_API_KEY)')
+    .option('--turns <n>', 'turns of a conversation, as 3 or 2-5', '1')
+    .option('--think <duration>', 'mean time between an answer and the next turn', '0')
+    .option('--prompt-tokens <n>', 'words of a turn, about as many tokens, as 128 or 50-400 (else 128)')
+    .option('--output-tokens <n>', 'tokens of an answer, as 64 or 16-128 (else 64)')
+    .option('--cancel <share>', 'requests that are hung up on in mid-answer, as 0.1', '0')
+    .option('--batch <share>', 'conversations that are not urgent (service_tier flex)', '0')
+    .option('--slo-ttft <duration>', 'a good request has its first token within', '2s')
+    .option('--slo-tpot <duration>', 'and on average a token every', '200ms')
+    .option('--slo-gap <duration>', 'and never waits longer between two')
+    .addOption(new Option('--api <name>', 'endpoint').choices(['chat', 'completions']).default('chat'))
+    .option('--no-ignore-eos', 'let models end by themselves: lengths then differ between servers')
+    .option('--timeout <duration>', 'a request that takes longer has failed', '5m')
+    .option('--seed <n>', 'same seed, same requests at the same times', '1')
+    .option('--json <file>', 'write all figures as JSON; - prints them instead of the table')
+    .option('--plot <file>', 'draw the times to the first token as SVG')
+    .option('--start', 'start a node for it, and stop it afterwards')
+    .option('--config <file>', 'that node’s configuration file')
+    .addOption(new Option('--engine <name>', 'its engine').choices(['llamacpp', 'llama-server', 'fake']))
+    .option('--admin-url <address>', 'admin API of the node, for its switches (BERTH_ADMIN_URL)')
+    .option('--admin-key <key>', 'key of the admin API (BERTH_ADMIN_KEY)')
+    .action(run(async () => (await import('./commands/bench.ts')).bench));
+}
+
 export function buildProgram(io: Io): Command {
   const program = new Command('berth')
     .description('A multi-tenant inference node: many models of many tenants share one device.')
@@ -264,6 +298,7 @@ export function buildProgram(io: Io): Command {
   add('profile <journal>', 'print what a node’s models cost, from its journal, for berth simulate').action(
     run(async () => (await import('./commands/profile.ts')).profile),
   );
+  addBench(add, run);
   withFolder(add('doctor', 'check this machine, and say what to do')).action(
     run(async () => (await import('./commands/doctor.ts')).doctor),
   );
