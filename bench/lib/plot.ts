@@ -5,6 +5,7 @@
 import { parse, View } from 'vega';
 import type { TopLevelSpec } from 'vega-lite';
 import { compile } from 'vega-lite';
+import { headlineChart } from './plot-headline.ts';
 import { SIMULATED } from './plot-simulate.ts';
 import type { Published } from './results.ts';
 
@@ -17,6 +18,7 @@ export const PLOTTED = [
   'kv-return',
   'conversations',
   'fairness',
+  'headline',
 ] as const;
 type Name = (typeof PLOTTED)[number];
 
@@ -102,6 +104,8 @@ const lines = (values: readonly Point[], x: object, y: object): object => ({
 });
 
 const SPECS: Readonly<Record<Name, (result: Published) => TopLevelSpec>> = {
+  headline: headlineChart,
+
   'hot-models'({ rows, machine }) {
     const values = distinct(
       rows.flatMap((row) => {

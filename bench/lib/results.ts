@@ -59,13 +59,21 @@ const resultSchema = z.strictObject({
 export type Published = z.infer<typeof resultSchema>;
 type Row = Published['rows'][number];
 
+const filesOf = (folder: string): string[] =>
+  globSync('*.json', { cwd: folder }).map((file) => file.slice(0, -'.json'.length));
+
+/** All benchmarks whose results are published: a published one that has no place in the order yet comes after those that have. */
+export function inOrder(folder: string): string[] {
+  const listed = PUBLISHED.map(({ name }) => name);
+  const others = filesOf(folder).filter((name) => !listed.includes(name));
+  return [...listed, ...others.toSorted((a, b) => (a < b ? -1 : 1))];
+}
+
 /** The published results that are there. Throws on a file that is not what a benchmark writes, or that is no measurement. */
 export function readResults(folder: string): Published[] {
-  // A benchmark that has no place in the order yet comes after those that have.
-  const there = globSync('*.json', { cwd: folder }).map((file) => file.slice(0, -'.json'.length));
-  const listed = PUBLISHED.map(({ name }) => name);
-  const others = there.filter((name) => !listed.includes(name)).toSorted((a, b) => (a < b ? -1 : 1));
-  return [...listed.filter((name) => there.includes(name)), ...others]
+  const there = filesOf(folder);
+  return inOrder(folder)
+    .filter((name) => there.includes(name))
     .map((name) => ({ name, file: join(folder, `${name}.json`) }))
     .map(({ name, file }) => {
       const parsed = resultSchema.safeParse(JSON.parse(readFileSync(file, 'utf8')));

@@ -29,7 +29,7 @@ export async function freePort(): Promise<number> {
   return address.port;
 }
 
-async function healthy(url: string, path: string, child: ChildProcess, deadlineMillis: number): Promise<void> {
+export async function healthy(url: string, path: string, child: ChildProcess, deadlineMillis: number): Promise<void> {
   const deadline = performance.now() + deadlineMillis;
   while (performance.now() < deadline) {
     if (child.exitCode !== null) throw new Error(`${child.spawnfile} ended with ${child.exitCode} before it was ready`);
@@ -43,7 +43,7 @@ async function healthy(url: string, path: string, child: ChildProcess, deadlineM
   throw new Error(`${url} was not ready within ${deadlineMillis} ms`);
 }
 
-function stopper(child: ChildProcess, folder: string | null): () => Promise<void> {
+export function stopper(child: ChildProcess, folder: string | null): () => Promise<void> {
   return async () => {
     if (child.exitCode === null && child.signalCode === null) {
       const gone = once(child, 'exit');
@@ -59,12 +59,18 @@ function stopper(child: ChildProcess, folder: string | null): () => Promise<void
 export interface BerthOptions {
   /** What `berth.yaml` holds. */
   readonly config: Readonly<Record<string, unknown>>;
-  readonly engine?: 'llamacpp' | 'fake';
+  /** Absent: the usual one, or all that `BERTH_BENCH_ENGINE` names. */
+  readonly engine?: string | undefined;
   readonly journal?: string;
   readonly env?: Readonly<Record<string, string>>;
 }
 
-export async function startBerth({ config, engine, journal, env = {} }: BerthOptions): Promise<Server> {
+export async function startBerth({
+  config,
+  engine = process.env['BERTH_BENCH_ENGINE'],
+  journal,
+  env = {},
+}: BerthOptions): Promise<Server> {
   const folder = mkdtempSync(join(tmpdir(), 'berth-bench-'));
   const file = join(folder, 'berth.yaml');
   const [port, adminPort] = [await freePort(), await freePort()];
