@@ -116,7 +116,7 @@ test('turns bring the whole conversation, in messages or as text; no two convers
   received.length = 0;
   await play([conversation(0, { turns, priority: 'batch' })], { api: 'completions' });
   expect(received[1]).toMatchObject({ path: '/v1/completions', body: { service_tier: 'flex' } });
-  expect(received[1]?.body.prompt).toMatch(/^Question: .+\n\nAnswer: Yes\.\n\nQuestion: .+\n\nAnswer:$/);
+  expect(received[1]?.body.prompt).toMatch(/^Question: .+\n\nAnswer:Yes\.\n\nQuestion: .+\n\nAnswer:$/);
 });
 
 test('an open loop goes on while nothing is answered, and times count from when requests were meant', async () => {

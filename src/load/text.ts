@@ -19,6 +19,9 @@ export interface Message {
   readonly content: string;
 }
 
-/** Chat as a text to go on with, for models and servers that know no messages. */
+/**
+ * Chat as a text to go on with, for models and servers that know no messages. An answer stands right where it was given, its first
+ * space included: else a server that has the tokens would not find them again.
+ */
 export const asText = (messages: readonly Message[]): string =>
-  `${messages.map(({ role, content }) => `${role === 'user' ? 'Question' : 'Answer'}: ${content}`).join('\n\n')}\n\nAnswer:`;
+  `${messages.map(({ role, content }) => (role === 'user' ? `Question: ${content}` : `Answer:${content}`)).join('\n\n')}\n\nAnswer:`;
