@@ -16,7 +16,7 @@ export default defineConfig({
       {
         test: {
           name: 'model',
-          include: ['src/**/*.model.test.ts', 'test/**/*.model.test.ts'],
+          include: ['src/**/*.model.test.ts', 'test/**/*.model.test.ts', 'bench/**/*.model.test.ts'],
           testTimeout: 120_000,
           hookTimeout: 120_000,
           // Two cores: engines must not compete with each other, or timings and deadlines mean nothing.

@@ -38,6 +38,7 @@ const SHAPE: DialogueShape = {
 };
 const QUICK: DialogueShape = { ...SHAPE, dialogues: 16, turns: 3, thinkMillis: 1_000 };
 const SECONDS = { berth: 240, others: 100 };
+const FAKE_SECONDS = { berth: 4, others: 2 };
 const SAVED_BAR_PERCENT = 80;
 const TIERS = { hostMemory: '256MiB', disk: '2GiB' };
 const NO_TIERS = { hostMemory: 0, disk: 0 };
@@ -52,7 +53,7 @@ interface Seen extends Played {
 
 export async function run(args: BenchArgs): Promise<BenchResult> {
   const shape = args.quick ? QUICK : SHAPE;
-  const seconds = args.quick ? { berth: 20, others: 8 } : SECONDS;
+  const seconds = args.fake === true ? FAKE_SECONDS : args.quick ? { berth: 20, others: 8 } : SECONDS;
   const folder = mkdtempSync(join(tmpdir(), 'berth-conversations-'));
   try {
     const names = copyModels(folder, MODELS, [smollm2Path(), gemmaPath()], copyFileSync);
