@@ -32,6 +32,8 @@ export interface ModelLaunch {
   readonly batchTokens: number;
   /** Limit enforced on the process, 0 = none. */
   readonly memoryLimitBytes: Bytes;
+  /** Further arguments for the engine's own program, where it is one. */
+  readonly args?: readonly string[];
 }
 
 export interface Sampling {
@@ -92,6 +94,8 @@ interface RequestBase {
 
 export interface GenerateRequest extends RequestBase {
   readonly kind: 'generate';
+  /** Left out: interactive. For engines that order what they have; Berth has ordered what it gave them. */
+  readonly priority?: 'interactive' | 'batch';
   readonly input: PromptInput;
   /** null: until the context is full. */
   readonly maxTokens: number | null;

@@ -1,12 +1,14 @@
 /**
- * HTTP to a child on loopback. By `node:http` and not `fetch`: a server that is frozen answers when it is thawed, and `fetch` gives
- * up after five minutes of silence. Whoever asks says how long it may take.
+ * HTTP to a server: a child on loopback or on a unix socket, or another machine. By `node:http` and not `fetch`: a server that is
+ * frozen answers when it is thawed, and `fetch` gives up after five minutes of silence. Whoever asks says how long it may take.
+ * Redirects are not followed.
  */
 import { request as httpRequest } from 'node:http';
-import type { IncomingMessage } from 'node:http';
+import type { Agent, IncomingMessage, RequestOptions } from 'node:http';
+import { request as httpsRequest } from 'node:https';
 import { createParser } from 'eventsource-parser';
 import type { Micros } from '../core/ids.ts';
-import { MIB } from '../core/ids.ts';
+import { MIB, SECOND } from '../core/ids.ts';
 import { BerthError } from '../errors.ts';
 import { realTimer } from './timer.ts';
 
@@ -15,13 +17,22 @@ export class HttpFailure extends Error {
   override readonly name = 'HttpFailure';
   readonly status: number;
   readonly body: unknown;
+  /** What it said in `retry-after`, if in seconds. */
+  readonly retryAfterMicros: Micros | null;
 
-  constructor(status: number, body: unknown) {
+  constructor(status: number, body: unknown, retryAfterMicros: Micros | null = null) {
     super(`HTTP status ${status}`);
     this.status = status;
     this.body = body;
+    this.retryAfterMicros = retryAfterMicros;
   }
 }
+
+/** Where a server is. `url`: what its address begins with, such as `https://inference.example/v1`. */
+export type Address =
+  | { readonly port: number }
+  | { readonly socketPath: string }
+  | { readonly url: URL; readonly agent: Agent };
 
 export interface HttpClient {
   /** A JSON answer. Rejects with `HttpFailure`, `engine_error` after the deadline (null: none), or what went wrong with the socket. */
@@ -36,23 +47,45 @@ export interface HttpClient {
 export interface AskOptions {
   readonly signal?: AbortSignal;
   readonly deadlineMicros: Micros | null;
+  /** Further headers. */
+  readonly headers?: Readonly<Record<string, string>>;
 }
 
 /** Most bytes of one answer: per-token embeddings as JSON are large. */
 const MAX_ANSWER = 256 * MIB;
 
-export function createHttpClient(port: number, apiKey: string, heard: () => void = () => {}): HttpClient {
-  const open = (path: string, body: object | null, signal: AbortSignal | undefined): Promise<IncomingMessage> =>
+/** A connection for each request, but on the way to other machines, where they are dear. */
+function placeOf(address: Address, path: string): RequestOptions {
+  if ('port' in address) return { host: '127.0.0.1', port: address.port, path, agent: false };
+  if ('socketPath' in address) return { socketPath: address.socketPath, path, agent: false };
+  const { protocol, hostname, port, pathname, search } = address.url;
+  return {
+    protocol,
+    // A URL writes an IPv6 address in brackets.
+    hostname: hostname.replace(/^\[(.*)\]$/, '$1'),
+    ...(port === '' ? {} : { port }),
+    path: pathname.replace(/\/$/, '') + path + search,
+    agent: address.agent,
+  };
+}
+
+/** `apiKey` null: it is sent none. */
+export function createHttpClient(address: Address, apiKey: string | null, heard: () => void = () => {}): HttpClient {
+  const request = 'url' in address && address.url.protocol === 'https:' ? httpsRequest : httpRequest;
+  const open = (
+    path: string,
+    body: object | null,
+    signal: AbortSignal | undefined,
+    headers: AskOptions['headers'] = {},
+  ): Promise<IncomingMessage> =>
     new Promise((resolve, reject) => {
       const text = body === null ? null : Buffer.from(JSON.stringify(body));
-      const outgoing = httpRequest({
-        host: '127.0.0.1',
-        port,
-        path,
+      const outgoing = request({
+        ...placeOf(address, path),
         method: text === null ? 'GET' : 'POST',
-        agent: false,
         headers: {
-          authorization: `Bearer ${apiKey}`,
+          ...headers,
+          ...(apiKey === null ? {} : { authorization: `Bearer ${apiKey}` }),
           ...(text === null ? {} : { 'content-type': 'application/json', 'content-length': text.length }),
         },
         ...(signal && { signal }),
@@ -76,16 +109,18 @@ export function createHttpClient(port: number, apiKey: string, heard: () => void
     });
 
   const fail = async (incoming: IncomingMessage): Promise<never> => {
-    throw new HttpFailure(incoming.statusCode ?? 0, parse(await whole(incoming)));
+    const seconds = Number(incoming.headers['retry-after'] ?? Number.NaN);
+    const retryAfter = Number.isFinite(seconds) && seconds >= 0 ? Math.round(seconds * SECOND) : null;
+    throw new HttpFailure(incoming.statusCode ?? 0, parse(await whole(incoming)), retryAfter);
   };
 
   return {
-    async ask(path, body, { signal, deadlineMicros }) {
+    async ask(path, body, { signal, deadlineMicros, headers }) {
       const late = new AbortController();
       const cancel = deadlineMicros === null ? () => {} : realTimer.after(deadlineMicros, () => late.abort());
       const signals = signal === undefined ? [late.signal] : [late.signal, signal];
       try {
-        const incoming = await open(path, body, AbortSignal.any(signals));
+        const incoming = await open(path, body, AbortSignal.any(signals), headers);
         if (incoming.statusCode !== 200) return await fail(incoming);
         return parse(await whole(incoming));
       } catch (error) {

@@ -5,8 +5,12 @@ import type { Engine, EngineCapabilities, EngineEvent, EngineRequest, ModelLaunc
 import type { HttpClient } from './http-client.ts';
 
 export interface ServerPlace {
-  /** On loopback. */
+  /** On loopback; 0 where it listens on the socket. */
   readonly port: number;
+  /** A folder of its own that nobody else can enter, for sockets. Removed when the process has ended. */
+  readonly folder: string;
+  /** Where it listens: a unix socket in that folder, else null. */
+  readonly socketPath: string | null;
   /** Made for this start: whoever else is on the machine must not use the model. */
   readonly apiKey: string;
 }
@@ -35,6 +39,10 @@ export interface Exchange {
 export interface HttpDialect {
   readonly name: string;
   readonly capabilities: EngineCapabilities;
+  /** `socket`: on a unix socket, which nobody else can reach; left out: on a port of loopback. */
+  readonly listensOn?: 'socket';
+  /** Its work is done by several processes, and all of their memory is charged. */
+  readonly isManyProcesses?: boolean;
   /** Rejects with a `BerthError` where the program or the model's file can't be used. */
   command(launch: ModelLaunch, place: ServerPlace): Promise<ServerCommand>;
   /** Answers 200 once the model is loaded. Only then is a token asked for. */
@@ -43,6 +51,11 @@ export interface HttpDialect {
   canary(exchange: Exchange): Promise<void>;
   /** Resolves when the request has had its last event. Rejects with a `BerthError`, or with what `explain` knows. */
   run(request: EngineRequest, exchange: Exchange): Promise<void>;
+  /** What it said means that it can compute nothing any more, though its process has not ended yet. */
+  isDead?(thrown: unknown): boolean;
+  /** Those with `sleeps`: leaves the device; no request is under way. Its word is not taken for it: the memory is measured. */
+  fallAsleep?(client: HttpClient, signal: AbortSignal): Promise<void>;
+  wakeUp?(client: HttpClient, signal: AbortSignal): Promise<void>;
   /** What went wrong with a request. */
   explain(thrown: unknown): BerthError;
   /** Why it did not start, by what it printed; null: it says nothing known. */

@@ -2,7 +2,7 @@
  * The shared core of engines that are servers of their own: a child process per resident model, spoken to over loopback HTTP, its
  * compute gated by freezing its process group. What differs from server to server is its dialect.
  */
-import type { Micros, ModelId } from '../core/ids.ts';
+import type { Bytes, Micros, ModelId } from '../core/ids.ts';
 import { MILLI, MINUTE, SECOND } from '../core/ids.ts';
 import type { MemoryGroups } from './cgroup.ts';
 import type { Engine } from './engine.ts';
@@ -24,6 +24,8 @@ export interface HttpEngineOptions {
   readonly groups?: MemoryGroups;
   readonly patience?: StopPatience;
   readonly sampleMicros?: Micros;
+  /** What a process group holds of the device's memory, where that is not the machine's; null: it can't be told. */
+  readonly deviceBytes?: (group: number) => Bytes | null;
 }
 
 /** Servers give way to the node, which must answer while they compute. */
@@ -65,6 +67,8 @@ export function createHttpEngine(dialect: HttpDialect, options: HttpEngineOption
         dialect,
         timer: realTimer,
         silenceMicros,
+        moveMicros: loadTimeoutMicros,
+        ...(options.deviceBytes && { deviceBytes: options.deviceBytes }),
         start(of, hooks) {
           const start = lastStart.then(() => startServer(of, hooks, startOptions));
           lastStart = start.catch(() => {});

@@ -8,6 +8,7 @@ import type { Exchange, HttpDialect } from './http-dialect.ts';
 import { createGate } from './http-gate.ts';
 import { createRequests } from './http-requests.ts';
 import { HttpFailure } from './http-client.ts';
+import { hasToken } from './http-server.ts';
 import type { HttpServer, StartHooks } from './http-server.ts';
 import type { ChildExit } from './supervisor.ts';
 import type { Timer } from './timer.ts';
@@ -27,6 +28,10 @@ export interface HttpModelOptions {
   readonly silenceMicros: Micros;
   /** Starts the server; resolves when it has computed a token. `onChild` gets it as soon as there is a process. */
   readonly start: (launch: ModelLaunch, hooks: StartHooks) => Promise<HttpServer>;
+  /** How long sleeping and waking may each take, its first token included. */
+  readonly moveMicros: Micros;
+  /** What a process group holds of the device's memory, where that is not the machine's; null: it can't be told. */
+  readonly deviceBytes?: (group: number) => Bytes | null;
   readonly log: (model: ModelId, line: string) => void;
   /** Whether there is a process to look after. */
   readonly holds: (holding: boolean) => void;
@@ -35,8 +40,12 @@ export interface HttpModelOptions {
 /** A process that breaks its sockets off is seen to end within so long. */
 const EXIT_MICROS = 500 * MILLI;
 
+/** Memory that was let go of is seen free within so long; it is looked at so often. */
+const GIVEN_BACK_MICROS = 2 * SECOND;
+const LOOK_MICROS = 20 * MILLI;
+
 /** `moving`: a verb is under way, and whatever happens is told by its promise. */
-type State = 'cold' | 'loaded' | 'moving';
+type State = 'cold' | 'loaded' | 'asleep' | 'moving';
 
 export function createHttpModel(options: HttpModelOptions): HttpModel {
   const { launch, observer, dialect, timer, silenceMicros } = options;
@@ -93,6 +102,10 @@ export function createHttpModel(options: HttpModelOptions): HttpModel {
       try {
         await dialect.run(request, exchange(own, wire));
       } catch (error) {
+        if (dialect.isDead?.(error) === true) {
+          condemn(new BerthError('engine_died', `${dialect.name} says that it can compute nothing any more.`));
+          await own.child.exited;
+        }
         // A socket that breaks is most often a process that ends: its exit says why, to all of its requests.
         if (!(error instanceof BerthError) && !(error instanceof HttpFailure) && !wire.signal.aborted) await endOf(own);
         throw error;
@@ -111,8 +124,11 @@ export function createHttpModel(options: HttpModelOptions): HttpModel {
   const measure = (): Bytes => {
     const held = server?.child.memory() ?? null;
     const privateBytes = held?.privateBytes ?? 0;
-    mappedWeightBytes = server === null ? 0 : Math.max(mappedWeightBytes, held?.mappedFileBytes ?? 0);
-    const chargedBytes = privateBytes + mappedWeightBytes;
+    // What several processes map is libraries, which all servers of the kind share: weights are in their private memory.
+    const mappedBytes = dialect.isManyProcesses === true ? 0 : (held?.mappedFileBytes ?? 0);
+    mappedWeightBytes = server === null ? 0 : Math.max(mappedWeightBytes, mappedBytes);
+    const onDevice = server === null ? null : (options.deviceBytes?.(server.child.pid) ?? null);
+    const chargedBytes = onDevice ?? privateBytes + mappedWeightBytes;
     observer.memory({ chargedBytes, privateBytes, mappedWeightBytes, growthBytes: 0 });
     return chargedBytes;
   };
@@ -188,11 +204,11 @@ export function createHttpModel(options: HttpModelOptions): HttpModel {
 
   const load = async (): Promise<LoadReport> => {
     const start = timer.now();
-    const from = state === 'loaded' ? 'already' : 'cold';
-    if (from === 'cold') {
+    const from = state === 'loaded' ? 'already' : state === 'asleep' ? 'asleep' : 'cold';
+    if (from !== 'already') {
       state = 'moving';
       try {
-        await bring();
+        await (from === 'cold' ? bring() : wake());
       } catch (thrown) {
         gate.release(false);
         await release();
@@ -203,11 +219,77 @@ export function createHttpModel(options: HttpModelOptions): HttpModel {
     return { micros: timer.now() - start, from, memoryBytes: measure() };
   };
 
-  const sleep = (): Promise<ReleaseReport> => {
-    if (state === 'cold') return Promise.resolve({ micros: 0, memoryBytes: measure() });
-    return Promise.reject(
-      new BerthError('engine_error', `The engine ${dialect.name} can’t put a model to sleep: unload it.`),
-    );
+  /** What a server does on its way to sleep and back, with a deadline; a death meanwhile ends it. */
+  const move = async (own: HttpServer, work: (signal: AbortSignal) => Promise<unknown>): Promise<void> => {
+    const late = new AbortController();
+    const cancel = timer.after(options.moveMicros, () => late.abort());
+    const { promise: ended, reject } = Promise.withResolvers<never>();
+    interrupt = reject;
+    ended.catch(() => {});
+    try {
+      await own.child.freezer.thaw();
+      await Promise.race([work(late.signal), ended]);
+      await Promise.race([gate.guard(own.child.freezer), ended]);
+    } catch (thrown) {
+      if (!late.signal.aborted) throw thrown instanceof BerthError ? thrown : dialect.explain(thrown);
+      const seconds = Math.round(options.moveMicros / SECOND);
+      throw new BerthError('engine_error', `${dialect.name} was neither awake nor asleep after ${seconds} s.`);
+    } finally {
+      cancel();
+      interrupt = null;
+    }
+  };
+
+  const wake = async (): Promise<void> => {
+    const own = server;
+    if (own === null) throw new BerthError('model_stopped', 'The model is not asleep.');
+    await move(own, async (signal) => {
+      await dialect.wakeUp?.(own.client, signal);
+      // Awake means that it computes, not that it says so.
+      await hasToken(launch, own, timer.now() + options.moveMicros, options);
+    });
+    state = 'loaded';
+  };
+
+  /** Memory is given back a moment after the server has said so. */
+  const seenLess = async (before: Bytes, signal: AbortSignal): Promise<void> => {
+    const deadline = timer.now() + GIVEN_BACK_MICROS;
+    while (measure() >= before && timer.now() < deadline && !signal.aborted) {
+      await new Promise<void>((resolve) => {
+        timer.after(LOOK_MICROS, resolve);
+      });
+    }
+  };
+
+  const sleep = async (): Promise<ReleaseReport> => {
+    const start = timer.now();
+    const own = server;
+    if (own === null || state === 'asleep') return { micros: 0, memoryBytes: measure() };
+    if (!dialect.capabilities.sleeps)
+      throw new BerthError('engine_error', `The engine ${dialect.name} can’t put a model to sleep: unload it.`);
+    if (requests.size() > 0)
+      throw new BerthError('engine_error', 'A model that has requests can’t be put to sleep: let them end first.');
+    const before = measure();
+    state = 'moving';
+    gate.release(true);
+    try {
+      await move(own, async (signal) => {
+        await dialect.fallAsleep?.(own.client, signal);
+        await seenLess(before, signal);
+      });
+    } catch (thrown) {
+      // Nobody knows what it holds now.
+      await release();
+      measure();
+      throw asBerthError(thrown);
+    }
+    const memoryBytes = measure();
+    state = 'asleep';
+    if (memoryBytes < before) return { micros: timer.now() - start, memoryBytes };
+    // It said that it sleeps, and gave nothing back: it may as well work.
+    await wake();
+    const message = `${dialect.name} says that it sleeps, but its memory has not become less (${before} bytes before, ${memoryBytes} after): unload it.`;
+    throw new BerthError('engine_error', message);
   };
 
   const unload = async (): Promise<ReleaseReport> => {
@@ -237,12 +319,12 @@ export function createHttpModel(options: HttpModelOptions): HttpModel {
       requests.submit(request, sink);
       if (state === 'loaded') return;
       const message = endedBy === 'engine_died' ? 'The model’s process has ended.' : 'The model is not loaded.';
-      const code = endedBy;
+      const code = state === 'asleep' ? 'model_stopped' : endedBy;
       setImmediate(() => requests.fail(request.requestId, code, message));
     },
     cancel: (requestId) => requests.cancel(requestId),
     tick() {
-      if (state !== 'loaded') return;
+      if (state !== 'loaded' && state !== 'asleep') return;
       measure();
       if (requests.size() === 0) heardAt = gate.computedMicros();
       else if (gate.computedMicros() - heardAt > silenceMicros) {

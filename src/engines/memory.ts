@@ -52,13 +52,51 @@ export function groupHoldsMemory(group: number, procFolder = '/proc'): boolean |
     return null;
   }
   if (names.length === 0) return null;
-  return names.some((name) => {
-    try {
-      const stat = readFileSync(`${procFolder}/${name}/stat`, 'utf8');
-      const [state, , itsGroup] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-      return Number(itsGroup) === group && state !== 'Z' && state !== 'X';
-    } catch {
-      return false;
+  return names.some((name) => isMember(name, group, procFolder));
+}
+
+/** Looking through all processes of a machine takes milliseconds: who is in a group is asked only so often. */
+const MEMBERS_FOR_MILLIS = 5_000;
+
+/**
+ * Reads what the processes of a group hold together: private bytes add up; of files that several have mapped, most are the same
+ * libraries, so the one that maps most stands for all. null when the group is gone.
+ */
+export function createGroupReader(group: number, procFolder = '/proc'): () => ProcessMemory | null {
+  let members: readonly number[] = [];
+  let until = Number.NEGATIVE_INFINITY;
+  return () => {
+    const now = performance.now();
+    if (now >= until) {
+      members = membersOf(group, procFolder);
+      until = now + MEMBERS_FOR_MILLIS;
     }
-  });
+    const all = members.flatMap((pid) => readProcessMemory(pid, procFolder) ?? []);
+    if (all.length === 0) return process.platform === 'linux' ? null : readProcessMemory(group, procFolder);
+    const sum = (of: (memory: ProcessMemory) => Bytes): Bytes => all.reduce((bytes, one) => bytes + of(one), 0);
+    const privateBytes = sum((one) => one.privateBytes);
+    const mappedFileBytes = Math.max(...all.map((one) => one.mappedFileBytes));
+    return { residentBytes: privateBytes + mappedFileBytes, privateBytes, mappedFileBytes };
+  };
+}
+
+/** The processes of a group that are not zombies. Empty where there is no procfs. */
+export function membersOf(group: number, procFolder = '/proc'): number[] {
+  let names: string[];
+  try {
+    names = readdirSync(procFolder).filter((name) => /^\d+$/.test(name));
+  } catch {
+    return [];
+  }
+  return names.filter((name) => isMember(name, group, procFolder)).map(Number);
+}
+
+function isMember(name: string, group: number, procFolder: string): boolean {
+  try {
+    const stat = readFileSync(`${procFolder}/${name}/stat`, 'utf8');
+    const [state, , itsGroup] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    return Number(itsGroup) === group && state !== 'Z' && state !== 'X';
+  } catch {
+    return false;
+  }
 }

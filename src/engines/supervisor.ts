@@ -15,7 +15,7 @@ import { CHANNEL_ENV, CHANNEL_STDIO, openChannel } from './channel.ts';
 import type { Channel } from './channel.ts';
 import { createFreezer } from './freezer.ts';
 import type { Freezer } from './freezer.ts';
-import { groupHoldsMemory, readProcessMemory } from './memory.ts';
+import { createGroupReader, groupHoldsMemory, readProcessMemory } from './memory.ts';
 import type { ProcessMemory } from './memory.ts';
 import { realTimer } from './timer.ts';
 import type { Timer } from './timer.ts';
@@ -30,6 +30,8 @@ export interface ChildOptions {
   readonly ipc: boolean;
   /** 0–19; raised so that the node itself stays responsive. */
   readonly niceness: number;
+  /** Whose memory is measured and limited; left out: the process's alone. */
+  readonly memoryOf?: 'group';
   /** Each message of the child; undefined for what is no JSON. */
   onMessage?(message: unknown): void;
   /** A line that the child printed, at most `MAX_LINE` characters of it. */
@@ -196,6 +198,7 @@ function startChild(options: ChildOptions, context: Context): Child {
     gone: () => exit !== null || pid === 0,
     timer: context.timer,
   });
+  const readMemory = options.memoryOf === 'group' ? createGroupReader(pid) : () => readProcessMemory(pid);
   const child: Child = {
     pid,
     exit: () => exit,
@@ -203,7 +206,7 @@ function startChild(options: ChildOptions, context: Context): Child {
     freezer,
     send: (message) => exit === null && channel !== null && channel.send(message),
     lines: () => lines,
-    memory: () => (exit === null && pid > 0 ? readProcessMemory(pid) : null),
+    memory: () => (exit === null && pid > 0 ? readMemory() : null),
     limitMemory(bytes) {
       unwatch();
       const own = group;
@@ -211,7 +214,7 @@ function startChild(options: ChildOptions, context: Context): Child {
       if (bytes === 0 || exit !== null) return 'none';
       unwatch = watch(context.timer, () => {
         // Clean pages of files don't count: the kernel takes them back by itself, and killing would free nothing.
-        const held = readProcessMemory(pid)?.privateBytes ?? 0;
+        const held = readMemory()?.privateBytes ?? 0;
         if (held <= bytes) return;
         outOfMemory = true;
         signalGroup(pid, 'SIGKILL');
