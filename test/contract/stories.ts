@@ -52,6 +52,11 @@ export const embedRequest = (id: string, inputs: readonly string[]): EmbedReques
 
 export const tokensOf = (events: readonly EngineEvent[]): number[] =>
   events.flatMap((event) => (event.type === 'tokens' ? event.tokenIds : []));
+/** Tokens that it was told of in the end: not all engines tell their ids. */
+export function countOf(events: readonly EngineEvent[]): number {
+  const last = events.at(-1);
+  return last?.type === 'finished' ? last.usage.outputTokens : Number.NaN;
+}
 export const textOf = (events: readonly EngineEvent[]): string =>
   events.map((event) => (event.type === 'tokens' ? event.text : '')).join('');
 
