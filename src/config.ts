@@ -12,10 +12,11 @@ import { kvConfig } from './config/kv.ts';
 import type { KvConfig } from './config/kv.ts';
 import type { Machine } from './config/machine.ts';
 import { OPTIONS } from './config/options.ts';
-import type { Option, OptionPath, OptionValues } from './config/options.ts';
+import type { ENGINES, Option, OptionPath, OptionValues } from './config/options.ts';
 import { describe, parseConfig } from './config/parse.ts';
 import type { ConfigFile, ModelEntry } from './config/parse.ts';
 import { tenantFrom, UNLIMITED } from './config/tenants.ts';
+import type { RemoteConfig } from './config/remote.ts';
 import type { LimitsConfig, PriceConfig, TenantConfig } from './config/tenants.ts';
 
 /** Embeddings wait so long for company: long enough to meet those of the same burst, too short to be noticed. */
@@ -23,7 +24,7 @@ const EMBED_WINDOW_MICROS = 3_000;
 
 export type Slo = 'latency' | 'balanced' | 'throughput';
 export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'silent';
-export type EngineName = 'llamacpp' | 'llama-server' | 'fake';
+export type EngineName = (typeof ENGINES)[number];
 
 export interface ModelConfig {
   readonly id: ModelId;
@@ -43,6 +44,9 @@ export interface ModelConfig {
   readonly slo: Slo;
   /** null: the node's. */
   readonly engine: EngineName | null;
+  readonly args: readonly string[];
+  /** Where it is computed; null: here. */
+  readonly remote: RemoteConfig | null;
   /** Nobody else sees it; null: everybody may. */
   readonly tenants: readonly TenantId[] | null;
   /** Of each tenant's use of it. */
@@ -258,6 +262,7 @@ function assemble(values: OptionValues, file: ConfigFile, around: Surroundings):
 
 function modelFrom({ id, values }: ModelEntry, config: BerthConfig, { folder, machine }: Surroundings): ModelConfig {
   const source = values.source ?? null;
+  const remote = values.remote ?? null;
   const usual = defaultModel(
     config,
     id,
@@ -274,7 +279,12 @@ function modelFrom({ id, values }: ModelEntry, config: BerthConfig, { folder, ma
     keepAliveMicros: values.keepAlive ?? usual.keepAliveMicros,
     embedWindowMicros: values.embedWindow ?? EMBED_WINDOW_MICROS,
     slo: values.slo ?? usual.slo,
-    engine: values.engine ?? null,
+    engine: values.engine ?? (remote === null ? null : 'remote'),
+    args: values.args ?? [],
+    remote: remote && {
+      ...remote,
+      keyFile: remote.keyFile === null ? null : localPath(remote.keyFile, folder, machine),
+    },
     tenants: values.tenants?.map(tenantId) ?? null,
     limits: values.limits ?? UNLIMITED,
     price: values.price ?? null,
@@ -300,15 +310,21 @@ export function defaultModel(
     embedWindowMicros: EMBED_WINDOW_MICROS,
     slo: config.defaults.slo,
     engine: null,
+    args: [],
+    remote: null,
     tenants: null,
     limits: UNLIMITED,
     price: null,
   };
 }
 
-/** What the catalogue needs of the listed models: each with a file or a pull source. */
+/** Is it a GGUF file? The models of other engines are folders, or elsewhere. */
+export const isFile = ({ engine }: Pick<ModelConfig, 'engine'>): boolean =>
+  engine === null || engine === 'llamacpp' || engine === 'llama-server' || engine === 'fake';
+
+/** What the catalogue needs of the listed models that are files: each with a file or a pull source. */
 export function catalogueEntries(config: BerthConfig): { id: string; source: string; aliases: readonly string[] }[] {
-  return config.models.map(({ id, source, aliases }) => ({
+  return config.models.filter(isFile).map(({ id, source, aliases }) => ({
     id,
     aliases,
     source: source ?? join(config.modelsDir, `${id}.gguf`),

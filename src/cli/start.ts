@@ -1,17 +1,12 @@
 /** Joins all parts into a running node. Nothing is decided here. */
 import { cpus } from 'node:os';
-import { join } from 'node:path';
-import type { BerthConfig, EngineName, ModelConfig, Slo } from '../config.ts';
-import { catalogueEntries, defaultModel, isPullSource, launchTokens } from '../config.ts';
-import { berthHome, readMachine } from '../config/machine.ts';
+import type { BerthConfig, ModelConfig, Slo } from '../config.ts';
+import { catalogueEntries, defaultModel, isFile, isPullSource, launchTokens } from '../config.ts';
 import { watchConfig } from '../config/watch.ts';
 import { DEFAULT_TENANT, MIB, MILLI, SECOND, modelId } from '../core/ids.ts';
 import type { Micros } from '../core/ids.ts';
 import { asBerthError } from '../errors.ts';
 import type { Engine } from '../engines/engine.ts';
-import { createFakeEngine } from '../engines/fake.ts';
-import { createLlamaServerEngine } from '../engines/llama-server.ts';
-import { createLlamaCppEngine } from '../engines/llamacpp/adapter.ts';
 import { listenGateway } from '../gateway/listen.ts';
 import type { GuardOptions } from '../gateway/options.ts';
 import type { Catalogue, CatalogueModel } from '../models/catalogue.ts';
@@ -27,6 +22,8 @@ import type { KvTiers } from '../runtime/kv-desk.ts';
 import { BerthNode } from '../runtime/node.ts';
 import type { NodeConfiguration } from '../runtime/node.ts';
 import type { RunningNode, StartOptions } from '../runtime/start-types.ts';
+import type { Engines, Served } from './engines.ts';
+import { lazyEngines, readServed } from './engines.ts';
 import { openTenancy } from './tenancy.ts';
 import type { Tenancy } from './tenancy.ts';
 import { version } from './version.ts';
@@ -42,8 +39,6 @@ const GOALS: Readonly<Record<Slo, { readonly ttftGoalMicros: Micros; readonly in
 const REFRESH_MILLIS = 5_000;
 /** What runs may finish for so long when the node is stopped. */
 const GRACE_MICROS = 10 * SECOND;
-
-type Engines = Readonly<Record<EngineName, () => Engine>>;
 
 export async function startNode(options: StartOptions): Promise<RunningNode> {
   const log = createLog(options.logLevel);
@@ -67,7 +62,10 @@ export async function startNode(options: StartOptions): Promise<RunningNode> {
   let config = options.config;
   const catalogue = createCatalogue({ modelsDir: config.modelsDir, models: catalogueEntries(config) });
   await catalogue.refresh();
-  const apply = (): Promise<void> => node.configure(configurationOf(config, catalogue, engines, options, tenancy));
+  const apply = async (): Promise<void> => {
+    const served = await readServed(config.models.filter((model) => !isFile(model)));
+    await node.configure(configurationOf(config, catalogue, served, engines, options, tenancy));
+  };
   await apply();
 
   const listening = await listenGateway({
@@ -171,27 +169,6 @@ function kvTiers({ kv }: BerthConfig): KvTiers | null {
   return host === null && disk === null ? null : { host, disk, minimumTokens: kv.minimumTokens };
 }
 
-/** An engine is made when the first model needs it: a node of fake models starts no process. */
-function lazyEngines(config: BerthConfig, log: Log): Engines {
-  let llamacpp: Engine | null = null;
-  let llamaServer: Engine | null = null;
-  let fake: Engine | null = null;
-  return {
-    llamacpp: () =>
-      (llamacpp ??= createLlamaCppEngine({
-        loadTimeoutMicros: config.limits.loadTimeoutMicros,
-        compileCacheFolder: join(berthHome(process.env, readMachine()), 'compile-cache'),
-        log: (model, line) => log.debug({ model, line }, 'engine'),
-      })),
-    'llama-server': () =>
-      (llamaServer ??= createLlamaServerEngine({
-        loadTimeoutMicros: config.limits.loadTimeoutMicros,
-        log: (model, line) => log.debug({ model, line }, 'engine'),
-      })),
-    fake: () => (fake ??= createFakeEngine()),
-  };
-}
-
 const pullModel = (
   config: BerthConfig,
   source: string,
@@ -217,7 +194,11 @@ function pullMissing(
   signal: AbortSignal,
 ): void {
   const missing = config.models.filter(
-    ({ id, source }) => source !== null && isPullSource(source) && catalogue.find(id).fingerprint === null,
+    (model) =>
+      isFile(model) &&
+      model.source !== null &&
+      isPullSource(model.source) &&
+      catalogue.find(model.id).fingerprint === null,
   );
   const next = async (): Promise<void> => {
     for (const { id, source } of missing) {
@@ -234,20 +215,24 @@ function pullMissing(
 function configurationOf(
   config: BerthConfig,
   catalogue: Catalogue,
+  served: readonly Served[],
   engines: Engines,
   options: StartOptions,
   tenancy: Tenancy,
 ): NodeConfiguration {
   const configured = new Map(config.models.map((model) => [model.id as string, model]));
   const found = catalogue.list();
-  const fakeOnly = options.engine === 'fake' && found.length === 0;
-  const models = fakeOnly
-    ? ['fake-small', 'fake-large'].map((id) => demoSpec(id, config, engines.fake()))
-    : found
-        .filter(isServable)
-        .map((model) =>
-          specOf(model, configured.get(model.id) ?? defaultModel(config, model.id, null), config, engines, options),
-        );
+  const fakeOnly = options.engine === 'fake' && found.length + served.length === 0;
+  const demos = fakeOnly ? ['fake-small', 'fake-large'] : [];
+  const models = [
+    ...demos.map((id) => demoSpec(id, config, engines.of('fake'))),
+    ...found
+      .filter(isServable)
+      .map((model) =>
+        specOf(model, configured.get(model.id) ?? defaultModel(config, model.id, null), config, engines, options),
+      ),
+    ...served.map((model) => servedSpec(model, config, engines)),
+  ];
   const { memoryBytes, lanes } = config.device;
   return {
     device: {
@@ -278,7 +263,7 @@ function specOf(
   options: StartOptions,
 ): HostedSpec {
   const { facts } = found;
-  const engine = engines[model.engine ?? options.engine ?? 'llamacpp']();
+  const engine = engines.of(model.engine ?? options.engine ?? 'llamacpp');
   const tokens = launchTokens(model, config.defaults, facts?.trainedContextTokens ?? null);
   return {
     id: found.id,
@@ -309,6 +294,46 @@ function specOf(
       chatTemplate: facts?.chatTemplate ?? false,
     },
     fingerprint: found.fingerprint ?? '',
+  };
+}
+
+/** A model that is no GGUF file: a folder, or one that is computed elsewhere. */
+function servedSpec({ model, facts }: Served, config: BerthConfig, engines: Engines): HostedSpec {
+  const { remote } = model;
+  const tokens = launchTokens(model, config.defaults, facts?.trainedContextTokens ?? null);
+  const args = remote === null ? model.args : [remote.model ?? '', remote.keyEnv ?? '', remote.keyFile ?? ''];
+  return {
+    id: model.id,
+    aliases: model.aliases,
+    engine: remote === null ? engines.of(model.engine ?? 'vllm') : engines.remote(remote),
+    launch: {
+      modelId: model.id,
+      path: remote === null ? (model.source ?? '') : remote.url,
+      ...tokens,
+      parallel: model.parallel,
+      batchTokens: model.batchTokens,
+      memoryLimitBytes: remote === null ? config.device.memoryBytes : 0,
+      args,
+    },
+    // What holds nothing need never make room.
+    pinned: model.pinned || remote !== null,
+    keepAliveMicros: model.keepAliveMicros,
+    embedWindowMicros: model.embedWindowMicros,
+    ...GOALS[model.slo],
+    source: remote === null ? (model.source ?? '') : remote.url,
+    createdSeconds: facts?.modifiedSeconds ?? 0,
+    fileBytes: facts?.weightBytes ?? 0,
+    digest: null,
+    details: {
+      format: remote === null ? 'safetensors' : 'remote',
+      architecture: facts?.architecture ?? null,
+      parameters: null,
+      quantization: null,
+      trainedContextTokens: facts?.trainedContextTokens ?? null,
+      chatTemplate: facts?.chatTemplate ?? remote !== null,
+    },
+    fingerprint: facts?.fingerprint ?? '',
+    isElsewhere: remote !== null,
   };
 }
 

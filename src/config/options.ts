@@ -5,6 +5,7 @@
 import { MIB, MINUTE, SECOND } from '../core/ids.ts';
 import { bytes, choice, duration, text, texts, whole, yesNo } from './kinds.ts';
 import type { Kind } from './kinds.ts';
+import { remote } from './remote.ts';
 import { limits, price } from './tenants.ts';
 
 export interface Option<Value> {
@@ -29,6 +30,9 @@ const option = <Value>(spec: Option<Value>): Option<Value> => spec;
 const PORT = whole(0, 65_535);
 const TOKENS = whole(1, 16_777_216);
 const KEEP_ALIVE_ABOUT = 'How long a model stays on the device after its last request. 0 unloads at once, -1 keeps it.';
+
+/** All engines that a model may name. */
+export const ENGINES = ['llamacpp', 'llama-server', 'vllm', 'sglang', 'trtllm', 'remote', 'fake'] as const;
 
 export const OPTIONS = {
   'device.memory': option({
@@ -313,10 +317,21 @@ export const MODEL_OPTIONS = {
     about: 'What it is run for: quick first tokens, or many tokens in all.',
   }),
   engine: option({
-    kind: choice('llamacpp', 'llama-server', 'fake'),
+    kind: choice(...ENGINES),
     default: null,
     otherwise: 'the node’s (`--engine`), llamacpp',
     about: 'Which engine runs it: docs/engines.md compares them.',
+  }),
+  args: option({
+    kind: texts('a list of arguments'),
+    default: [] as readonly string[],
+    about: 'Further arguments for the program of the engines vllm, sglang and trtllm, such as [--dtype, bfloat16].',
+  }),
+  remote: option({
+    kind: remote,
+    default: null,
+    otherwise: 'it is computed here',
+    about: 'Where it is computed, if not here: any server of the OpenAI kind. docs/engines.md shows how.',
   }),
   tenants: option({
     kind: texts('a list of tenants'),

@@ -133,7 +133,7 @@ export function parseConfig(yaml: string, file: string): ConfigFile {
   const problems: Problem[] = parsed.success ? [] : parsed.error.issues.flatMap((issue) => explain(issue, raw));
   const models = modelsOf(parsed.success ? parsed.data['models'] : readable(raw));
   const tenants = tenantsOf(parsed.success ? parsed.data['tenants'] : isObject(raw) ? raw['tenants'] : {});
-  problems.push(...checkNames(models), ...checkTenants(tenants, models));
+  problems.push(...checkNames(models), ...checkTenants(tenants, models), ...models.flatMap(checkPlace));
   if (problems.length > 0) {
     const located = problems.map((problem) => ({ line: lineOf(document, lines, problem), problem }));
     const sorted = located.toSorted((a, b) => a.line - b.line);
@@ -207,6 +207,17 @@ function readable(raw: unknown): unknown {
   };
   if (Array.isArray(models)) return models.map(model);
   return isObject(models) ? Object.fromEntries(Object.entries(models).map(([id, value]) => [id, model(value)])) : [];
+}
+
+/** A model is computed by an engine here, or elsewhere. */
+function checkPlace({ values: { engine, remote, source }, path }: ModelEntry): Problem[] {
+  const problem = (key: string, message: string): Problem[] => [{ path, key, message }];
+  if (engine === 'remote' && remote === undefined)
+    return problem('engine', 'a model of the engine remote needs `remote: {url: …}`');
+  if (remote === undefined) return [];
+  if (engine !== undefined && engine !== 'remote')
+    return problem('remote', `a model that is computed elsewhere can’t have the engine ${engine}`);
+  return source === undefined ? [] : problem('source', 'a model that is computed elsewhere has no file here');
 }
 
 /** A request's `model` must mean one model: ids and aliases share one space of names. */

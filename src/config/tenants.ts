@@ -85,7 +85,7 @@ const count = (least: number, most: number): Kind<number> => ({
 });
 
 /** A mapping whose fields have kinds of their own. */
-function mapping<Value extends object>(
+export function mapping<Value extends object>(
   expected: string,
   fields: { readonly [Name in keyof Value]: Kind<NonNullable<Value[Name]>> },
   usual: Value | null,

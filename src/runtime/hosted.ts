@@ -25,6 +25,8 @@ export interface HostedSpec {
   readonly details: ModelView['details'];
   /** Changes with the file's content. */
   readonly fingerprint: string;
+  /** It is computed on another machine: it takes no lanes of this one. */
+  readonly isElsewhere?: boolean;
 }
 
 export interface Hosted {
@@ -38,8 +40,9 @@ export interface Hosted {
 
 /** What a running process can't change: another value is another launch. */
 export function revisionOf(spec: HostedSpec): string {
-  const { path, contextTokens, kvTokens, parallel, batchTokens } = spec.launch;
-  return [spec.engine.name, path, contextTokens, kvTokens, parallel, batchTokens, spec.fingerprint].join('|');
+  const { path, contextTokens, kvTokens, parallel, batchTokens, args = [] } = spec.launch;
+  const sizes = [spec.engine.name, path, contextTokens, kvTokens, parallel, batchTokens, spec.fingerprint];
+  return [...sizes, ...args].join('|');
 }
 
 /** Requests to embed that an engine is given at once: it puts as many as fit into a step. */
@@ -65,5 +68,6 @@ export function toModelSpec(hosted: Hosted, keepsKv: boolean): ModelSpec {
     interTokenGoalMicros: spec.interTokenGoalMicros,
     keepAliveMicros: spec.keepAliveMicros,
     revision: revisionOf(spec),
+    ...(spec.isElsewhere === true && { isElsewhere: true }),
   };
 }

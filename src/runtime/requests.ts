@@ -22,6 +22,8 @@ export interface LiveRequest {
   loadMicros: Micros;
   accepted: boolean;
   preempted: boolean;
+  /** How often an engine has accepted it. */
+  runs: number;
   /** How often its engine died under it: in all, and since it last got a token. */
   deaths: number;
   deathsInARow: number;
@@ -52,6 +54,7 @@ export function createLiveRequest(
     loadMicros: 0,
     accepted: false,
     preempted: false,
+    runs: 0,
     deaths: 0,
     deathsInARow: 0,
     promptTokens: 0,
@@ -63,9 +66,9 @@ export function createLiveRequest(
 
 /** What the engine is given: the request, and after a preemption what it had generated. */
 export function engineRequestOf(live: LiveRequest, kv: KvPlan | undefined): EngineRequest {
-  const { request } = live.submission;
+  const { request, priority } = live.submission;
   if (request.kind === 'embed') return request;
-  return { ...request, resumeTokens: [...live.tokenIds], ...(kv === undefined ? {} : { kv }) };
+  return { ...request, priority, resumeTokens: [...live.tokenIds], ...(kv === undefined ? {} : { kv }) };
 }
 
 /** Half a token more or less does not matter to a first estimate: about four characters a token. */
@@ -143,6 +146,7 @@ export function receive(
 
 /** The first acceptance goes to the client; a later one, after a preemption, tells that the request goes on. */
 function accept(live: LiveRequest, event: Extract<EngineEvent, { type: 'accepted' }>): StreamEvent | null {
+  live.runs++;
   if (!live.accepted) {
     live.accepted = true;
     live.promptTokens = event.promptTokens;
@@ -158,8 +162,9 @@ function accept(live: LiveRequest, event: Extract<EngineEvent, { type: 'accepted
 function usageOf(live: LiveRequest, last: RequestUsage): RequestUsage {
   return {
     ...last,
-    promptTokens: live.accepted ? live.promptTokens : last.promptTokens,
-    cachedTokens: live.accepted ? live.cachedTokens : last.cachedTokens,
+    // Some engines know these only in the end; those of a later run hold what an earlier one generated.
+    promptTokens: live.runs > 1 ? live.promptTokens : last.promptTokens,
+    cachedTokens: live.runs > 1 ? live.cachedTokens : last.cachedTokens,
     outputTokens: Math.max(last.outputTokens, live.tokenIds.length),
   };
 }
