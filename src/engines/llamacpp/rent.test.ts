@@ -70,6 +70,19 @@ describe('an idle sequence', () => {
     expect([left, table.idle.map(({ entryId }) => entryId)]).toEqual([['e1'], ['e0']]);
   });
 
+  it('makes way for a newcomer in company, unless somebody who waits goes on from it', () => {
+    const { table, left } = idleTable(3);
+    const newcomer = (order: number, first: number) =>
+      table.add(withPrompt(order, [first, ...Array.from({ length: 40 }, () => 1)]));
+    newcomer(7, 9_001);
+    table.admit();
+    expect(left).toEqual([]);
+    newcomer(8, 9_002);
+    newcomer(9, 1_001);
+    table.admit();
+    expect(left).toEqual(['e0', 'e2']);
+  });
+
   it('that was of use to another stays as long again', () => {
     const { table, left } = idleTable(1);
     table.passed(ROWS - 1);

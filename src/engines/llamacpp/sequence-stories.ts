@@ -23,7 +23,7 @@ export function withPrompt(order: number, tokens: readonly number[], more: Parti
 export const noCalls: CacheCalls = {
   truncate() {},
   share() {},
-  leaves: () => true,
+  leaves: (_, isNeeded) => isNeeded,
   continued() {},
   restore: () => false,
   grow: () => 0,
@@ -56,9 +56,10 @@ export class StoryCache implements CacheCalls {
     this.seats.set(to, [...own, ...shared]);
   }
 
-  leaves({ entryId }: Idle): boolean {
-    this.left.push(entryId);
-    return true;
+  /** Nobody has leave to save anything: one leaves only when it must. */
+  leaves({ entryId }: Idle, isNeeded: boolean): boolean {
+    if (isNeeded) this.left.push(entryId);
+    return isNeeded;
   }
 
   continued({ entryId }: Idle): void {
