@@ -42,6 +42,7 @@ export interface StartHooks {
 const POLL_MICROS = 20 * MILLI;
 /** The port was free when it was looked for; somebody else may have taken it since. */
 const PORT_TRIES = 3;
+const PORT_TAKEN = /could ?n[o’']t bind|failed to bind|error.*\bbind(?:ing)?\b|address already in use|EADDRINUSE/i;
 
 /**
  * Resolves when the server has computed a token. Rejects with `model_load_failed` after the deadline, or with what the canary said;
@@ -67,6 +68,7 @@ export async function startServer(launch: ModelLaunch, hooks: StartHooks, option
       throw error;
     }
     let portTaken = false;
+    let isUp = false;
     const child = supervisor.spawn({
       ...endsWithNode(command),
       name: dialect.name,
@@ -76,7 +78,8 @@ export async function startServer(launch: ModelLaunch, hooks: StartHooks, option
       onLine: (line) => log(launch.modelId, line),
       onExit(exit) {
         discard();
-        portTaken = /bind|address already in use/i.test(child.lines().join('\n'));
+        // What listened once has a port, whatever it printed.
+        portTaken = !isUp && socketPath === null && PORT_TAKEN.test(child.lines().join('\n'));
         if (!portTaken || tries >= PORT_TRIES) hooks.onExit(exit);
       },
     });
@@ -84,6 +87,7 @@ export async function startServer(launch: ModelLaunch, hooks: StartHooks, option
     const server = { child, client: createHttpClient(address, apiKey, hooks.onHeard) };
     hooks.onServer(server);
     if (await isReady(server, deadline, options)) {
+      isUp = true;
       await hasToken(launch, server, deadline, options);
       return server;
     }
