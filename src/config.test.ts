@@ -254,3 +254,16 @@ describe('tenants', () => {
     ]);
   });
 });
+
+test('a GPU is the device where a model wants one, and where it is asked for', () => {
+  const gpu = { index: 0, uuid: 'GPU-1', name: 'H100', memoryBytes: 80_000, freeBytes: 70_000 };
+  const withGpu = { machine: { ...machine, gpus: () => [gpu] } };
+  const served = 'models: {big: {engine: vllm, source: ./big}}';
+  expect(load(served, withGpu).config.device).toEqual({ memoryBytes: 72_000, lanes: 1, gpu });
+  expect(load(`${served}\ndevice: {kind: cpu}`, withGpu).config.device.gpu).toBeUndefined();
+  expect(load(served).config.device.gpu).toBeUndefined();
+  expect(load('models: {small: ./small.gguf}', withGpu).config.device.gpu).toBeUndefined();
+  expect(load('device: {kind: nvidia}', withGpu).config.device.gpu).toEqual(gpu);
+  expect(() => load('device: {kind: nvidia}')).toThrow(/no NVIDIA GPU 0/);
+  expect(() => load('device: {kind: nvidia, gpu: 1}', withGpu)).toThrow(/no NVIDIA GPU 1/);
+});

@@ -11,11 +11,12 @@ import { berthHome, readMachine } from './config/machine.ts';
 import { kvConfig } from './config/kv.ts';
 import type { KvConfig } from './config/kv.ts';
 import type { Machine } from './config/machine.ts';
-import { OPTIONS } from './config/options.ts';
+import { GPU_ENGINES, OPTIONS } from './config/options.ts';
 import type { ENGINES, Option, OptionPath, OptionValues } from './config/options.ts';
 import { describe, parseConfig } from './config/parse.ts';
 import type { ConfigFile, ModelEntry } from './config/parse.ts';
 import { tenantFrom, UNLIMITED } from './config/tenants.ts';
+import type { Gpu } from './config/nvidia.ts';
 import type { RemoteConfig } from './config/remote.ts';
 import type { LimitsConfig, PriceConfig, TenantConfig } from './config/tenants.ts';
 
@@ -57,7 +58,12 @@ export interface ModelConfig {
 export interface BerthConfig {
   /** BERTH_HOME, absolute: where the node's database lies. */
   readonly home: string;
-  readonly device: { readonly memoryBytes: Bytes; readonly lanes: number };
+  readonly device: {
+    readonly memoryBytes: Bytes;
+    readonly lanes: number;
+    /** Left out: the CPU. */
+    readonly gpu?: Gpu;
+  };
   /** Absolute. */
   readonly modelsDir: string;
   /** As the file lists them; models that only lie in the models folder get `defaultModel`. */
@@ -131,13 +137,16 @@ export function loadConfig(request: ConfigRequest = {}): LoadedConfig {
   const values = mergeValues(file.values, request.flags ?? {}, env, warnings);
   const folder = path === null ? cwd : dirname(path);
   const config = assemble(values, file, { folder, env, machine });
-  const { memoryBytes, lanes } = config.device;
-  if (lanes > machine.cores) {
+  const { memoryBytes, lanes, gpu } = config.device;
+  if (gpu !== undefined && memoryBytes > gpu.memoryBytes) {
+    warnings.push(`device.memory is ${memoryBytes} bytes, but the GPU has ${gpu.memoryBytes}: loads will fail`);
+  }
+  if (gpu === undefined && lanes > machine.cores) {
     warnings.push(
       `device.lanes is ${lanes}, but the process may use ${machine.cores} cores: models will slow each other down`,
     );
   }
-  if (memoryBytes > machine.usableMemoryBytes) {
+  if (gpu === undefined && memoryBytes > machine.usableMemoryBytes) {
     warnings.push(
       `device.memory is ${memoryBytes} bytes, but only ${machine.usableMemoryBytes} can be used: models may be killed`,
     );
@@ -207,11 +216,14 @@ function assemble(values: OptionValues, file: ConfigFile, around: Surroundings):
   const { machine, folder, env } = around;
   const home = resolve(berthHome(env, machine));
   const place = (path: string | null): string | null => (path === null ? null : localPath(path, folder, machine));
+  const gpu = gpuOf(need('device.kind'), need('device.gpu'), file, machine);
   const config: BerthConfig = {
     home,
     device: {
-      memoryBytes: values['device.memory'] ?? Math.floor(machine.usableMemoryBytes * 0.7),
-      lanes: values['device.lanes'] ?? machine.cores,
+      memoryBytes:
+        values['device.memory'] ?? Math.floor(gpu === null ? machine.usableMemoryBytes * 0.7 : gpu.memoryBytes * 0.9),
+      lanes: values['device.lanes'] ?? (gpu === null ? machine.cores : 1),
+      ...(gpu !== null && { gpu }),
     },
     modelsDir: place(values.modelsDir) ?? join(home, 'models'),
     models: [],
@@ -258,6 +270,20 @@ function assemble(values: OptionValues, file: ConfigFile, around: Surroundings):
     log: { level: need('log.level') },
   };
   return { ...config, models: file.models.map((entry) => modelFrom(entry, config, around)) };
+}
+
+/** The GPU that the node's models share; null: they share the CPU. Throws `config_invalid` where one is asked for that is not there. */
+function gpuOf(kind: 'auto' | 'cpu' | 'nvidia', index: number, file: ConfigFile, machine: Machine): Gpu | null {
+  const isWanted = kind === 'nvidia' || file.models.some(({ values }) => GPU_ENGINES.has(values.engine ?? ''));
+  if (kind === 'cpu' || !isWanted) return null;
+  const found = machine.gpus?.() ?? [];
+  const gpu = found.find((one) => one.index === index) ?? null;
+  if (gpu !== null || (kind === 'auto' && index === 0)) return gpu;
+  throw new BerthError(
+    'config_invalid',
+    `device.gpu: there is no NVIDIA GPU ${index} (found ${found.length}, by NVML or nvidia-smi): set \`device.kind: cpu\`, or another number`,
+    { param: 'device.gpu' },
+  );
 }
 
 function modelFrom({ id, values }: ModelEntry, config: BerthConfig, { folder, machine }: Surroundings): ModelConfig {

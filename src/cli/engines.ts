@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BerthConfig, EngineName, ModelConfig } from '../config.ts';
 import { berthHome, readMachine } from '../config/machine.ts';
+import { gpuBytesOf } from '../config/nvidia.ts';
 import type { RemoteConfig } from '../config/remote.ts';
 import type { ModelId } from '../core/ids.ts';
 import { BerthError } from '../errors.ts';
@@ -13,6 +14,7 @@ import { createFakeEngine } from '../engines/fake.ts';
 import { createLlamaServerEngine } from '../engines/llama-server.ts';
 import { createLlamaCppEngine } from '../engines/llamacpp/adapter.ts';
 import { createSglangEngine } from '../engines/sglang.ts';
+import { membersOf } from '../engines/memory.ts';
 import { createRemoteEngine } from '../engines/remote.ts';
 import { createTrtllmEngine } from '../engines/trtllm.ts';
 import { createVllmEngine } from '../engines/vllm.ts';
@@ -26,9 +28,15 @@ export interface Engines {
 }
 
 export function lazyEngines(config: BerthConfig, log: Log): Engines {
+  const { gpu } = config.device;
   const usual = {
     loadTimeoutMicros: config.limits.loadTimeoutMicros,
     log: (model: ModelId | null, line: string): void => log.debug({ model, line }, 'engine'),
+  };
+  // What such a server holds of the machine's own memory is not what its models share.
+  const onGpu = gpu && {
+    env: { ...process.env, CUDA_VISIBLE_DEVICES: gpu.uuid },
+    deviceBytes: (group: number) => gpuBytesOf(membersOf(group)),
   };
   const makers: Readonly<Record<EngineName, () => Engine>> = {
     llamacpp: () =>
@@ -37,9 +45,9 @@ export function lazyEngines(config: BerthConfig, log: Log): Engines {
         compileCacheFolder: join(berthHome(process.env, readMachine()), 'compile-cache'),
       }),
     'llama-server': () => createLlamaServerEngine(usual),
-    vllm: () => createVllmEngine(usual),
-    sglang: () => createSglangEngine(usual),
-    trtllm: () => createTrtllmEngine(usual),
+    vllm: () => createVllmEngine({ ...usual, ...onGpu, platform: gpu === undefined ? 'cpu' : 'gpu' }),
+    sglang: () => createSglangEngine({ ...usual, ...onGpu }),
+    trtllm: () => createTrtllmEngine({ ...usual, ...onGpu }),
     fake: () => createFakeEngine(),
     // The configuration's reader lets no such model pass.
     remote: () => {

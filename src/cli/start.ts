@@ -240,7 +240,7 @@ function configurationOf(
       lanes,
       overheadBytes: models.reduce((most, { engine }) => Math.max(most, engine.overheadBytes), 0),
     },
-    deviceName: cpus()[0]?.model ?? 'CPU',
+    deviceName: config.device.gpu?.name ?? cpus()[0]?.model ?? 'CPU',
     limits: {
       queuePerModel: config.limits.queueRequests,
       requests: 20 * config.limits.queueRequests,
@@ -312,7 +312,8 @@ function servedSpec({ model, facts }: Served, config: BerthConfig, engines: Engi
       ...tokens,
       parallel: model.parallel,
       batchTokens: model.batchTokens,
-      memoryLimitBytes: remote === null ? config.device.memoryBytes : 0,
+      // A GPU's budget says nothing of the machine's memory.
+      memoryLimitBytes: remote === null && config.device.gpu === undefined ? config.device.memoryBytes : 0,
       args,
     },
     // What holds nothing need never make room.

@@ -4,6 +4,8 @@ import { availableParallelism, homedir, totalmem } from 'node:os';
 import { dirname, join, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Bytes } from '../core/ids.ts';
+import type { Gpu } from './nvidia.ts';
+import { readGpus } from './nvidia.ts';
 
 export interface Machine {
   readonly totalMemoryBytes: Bytes;
@@ -16,6 +18,8 @@ export interface Machine {
   readonly packageDir: string;
   /** What a folder's file system offers, of the nearest folder above where there is none yet. Left out or null: not known. */
   readonly volumeOf?: (folder: string) => Volume | null;
+  /** NVIDIA GPUs. Asked only where they matter: their driver takes a while to answer. */
+  readonly gpus?: () => readonly Gpu[];
 }
 
 export interface Volume {
@@ -41,6 +45,7 @@ export function readMachine(): Machine {
     home: homedir(),
     packageDir: fileURLToPath(new URL('../..', import.meta.url)),
     volumeOf,
+    gpus: readGpus,
   };
 }
 

@@ -34,11 +34,27 @@ const KEEP_ALIVE_ABOUT = 'How long a model stays on the device after its last re
 /** All engines that a model may name. */
 export const ENGINES = ['llamacpp', 'llama-server', 'vllm', 'sglang', 'trtllm', 'remote', 'fake'] as const;
 
+/** Engines that compute on a GPU where there is one. */
+export const GPU_ENGINES: ReadonlySet<string> = new Set(['vllm', 'sglang', 'trtllm']);
+
 export const OPTIONS = {
+  'device.kind': option({
+    kind: choice('auto', 'cpu', 'nvidia'),
+    default: 'auto' as const,
+    env: 'BERTH_DEVICE',
+    about:
+      'What models share. auto: an NVIDIA GPU, if there is one and a model of vllm, sglang or trtllm is listed; else the CPU.',
+  }),
+  'device.gpu': option({
+    kind: whole(0, 255),
+    default: 0,
+    env: 'BERTH_GPU',
+    about: 'The number of the GPU, where it is one (a node has one device).',
+  }),
   'device.memory': option({
     kind: bytes(1),
     default: null,
-    otherwise: '70 % of the machine’s memory, or of the control group’s limit',
+    otherwise: '70 % of the machine’s memory, or of the control group’s limit; 90 % of a GPU’s',
     env: 'BERTH_MEMORY',
     flag: '--memory <size>',
     about: 'Memory that all models together may hold.',
@@ -46,10 +62,10 @@ export const OPTIONS = {
   'device.lanes': option({
     kind: whole(1, 4096),
     default: null,
-    otherwise: 'all cores that the process may use',
+    otherwise: 'all cores that the process may use; 1 of a GPU',
     env: 'BERTH_LANES',
     flag: '--lanes <n>',
-    about: 'Units of compute to share between models: cores on a CPU.',
+    about: 'Units of compute to share between models: cores on a CPU. Models take turns on a GPU that is one.',
   }),
   modelsDir: option({
     kind: text('a folder'),
