@@ -22,6 +22,7 @@ const RUN = [
   'conversations',
   'headline',
   'fairness',
+  'mixed',
   'simulate-predict',
 ];
 

@@ -3,7 +3,8 @@
  * reads its prompt, or answers; on two models at the same time. Each stream is asked for again without a kill, by another tenant, who
  * finds none of its KV, and both greedy texts are compared token for token. Where a runner has to compute a text again, sums are added
  * up in another order: texts may then part where two tokens are nearer to each other than such an order moves them, which is measured
- * on all tokens that agree. Whatever parts anywhere else counts as lost or given twice.
+ * on all tokens that agree. Whatever parts anywhere else counts as lost or given twice. With `--peer vllm=PATH` (`node
+ * scripts/vllm-setup.mjs whole`) 20 more streams run on vLLM, of whose processes any one is killed.
  */
 import { basename } from 'node:path';
 import { gemmaPath, smollm2Path } from '../test/models.ts';
@@ -11,13 +12,17 @@ import type { BenchArgs, BenchResult, BenchRow } from './harness.ts';
 import { percentile, result } from './harness.ts';
 import { ask } from './lib/client.ts';
 import { seeded } from './lib/random.ts';
+import type { Server } from './lib/servers.ts';
 import { startBerth } from './lib/servers.ts';
 import type { Strike, Struck } from './lib/strikes.ts';
 import { gapDifferences, partingOf, strike } from './lib/strikes.ts';
 import { addTenants } from './lib/tenants.ts';
+import { anyProcessOf, findVllm } from './lib/vllm.ts';
 
 const KILLS = 200;
 const QUICK_KILLS = 5;
+const VLLM_KILLS = 20;
+const QUICK_VLLM_KILLS = 2;
 const LANES = 2;
 const CONTEXT_TOKENS = 768;
 
@@ -28,7 +33,8 @@ const MODELS = [
   { id: 'gemma', name: 'Gemma', path: gemmaPath, seed: 2 },
 ];
 
-export async function run({ quick }: BenchArgs): Promise<BenchResult> {
+export async function run(args: BenchArgs): Promise<BenchResult> {
+  const { quick } = args;
   const kills = quick ? QUICK_KILLS : KILLS;
   const server = await startBerth({
     config: {
@@ -51,7 +57,33 @@ export async function run({ quick }: BenchArgs): Promise<BenchResult> {
         return rowsOf(name, struck);
       }),
     );
-    return result('survive', rows.flat(), { kills });
+    return result('survive', [...rows.flat(), ...(await onVllm(args))], { kills });
+  } finally {
+    await server.stop();
+  }
+}
+
+/** Only if it is asked for: each of these kills costs a start of vLLM. */
+async function onVllm(args: BenchArgs): Promise<BenchRow[]> {
+  const vllm = args.peers['vllm'] === undefined ? null : findVllm(args);
+  if (vllm === null) return [];
+  const model = 'vllm';
+  const server: Server = await startBerth({
+    config: {
+      log: { level: 'silent' },
+      device: { memory: '8GiB', lanes: LANES },
+      models: [{ id: model, engine: 'vllm', source: vllm.modelPath, context: CONTEXT_TOKENS, parallel: 2 }],
+    },
+    env: { BERTH_VLLM: vllm.program },
+  });
+  try {
+    const keys = await addTenants(server, ['struck', 'undisturbed']);
+    const { error } = await ask({ url: server.url, model, prompt: 'Hello', maxTokens: 2, key: keys.struck });
+    if (error !== null) throw new Error(`${model}: ${error}`);
+    const random = seeded(3);
+    const victim = (pid: number): number | null => anyProcessOf(pid, vllm.modelPath, random);
+    const target = { server, model, file: '', keys, victim };
+    return rowsOf('vLLM', await strike(target, args.quick ? QUICK_VLLM_KILLS : VLLM_KILLS, random));
   } finally {
     await server.stop();
   }

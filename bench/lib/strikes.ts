@@ -40,12 +40,15 @@ export interface Target {
   readonly model: string;
   /** The name of its file, which only its runner has mapped. */
   readonly file: string;
+  /** Which process to kill, of those below the server; left out: the one that has the file. */
+  readonly victim?: (server: number) => number | null;
   /** Of two tenants, so that neither has KV of the other: both texts are computed from their beginning, in the same shape. */
   readonly keys: { readonly struck: string; readonly undisturbed: string };
 }
 
 /** So many kills -9 of the model's runner, each at a random moment of a stream of its own, one after the other. */
-export async function strike({ server, model, file, keys }: Target, kills: number, random: Random): Promise<Struck> {
+export async function strike(target: Target, kills: number, random: Random): Promise<Struck> {
+  const { server, model, file, keys, victim: find = (pid: number) => holderOf(pid, file) } = target;
   const strikes: Strike[] = [];
   const late: Answer[] = [];
   const stream = (key: string, prompt: string, maxTokens: number, onChunk?: Ask['onChunk']): Promise<Answer> =>
@@ -77,7 +80,7 @@ export async function strike({ server, model, file, keys }: Target, kills: numbe
     });
     if (afterTokens > 0) await moment.promise;
     await pause(millis);
-    const victim = ended ? null : holderOf(server.pid, file);
+    const victim = ended ? null : find(server.pid);
     if (victim === null) {
       const answer = await answering;
       if (answer.error !== null) throw new Error(`${model}: ${answer.error}`);
