@@ -1,6 +1,6 @@
 /** A model that is computed elsewhere: on a second Berth node, and on servers that misbehave. */
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import type { IncomingMessage, Server, ServerResponse } from 'node:http';
 import { tmpdir } from 'node:os';
@@ -12,7 +12,8 @@ import { openStory, request, textOf } from '../../test/contract/stories.ts';
 import type { Heard } from '../../test/contract/stories.ts';
 import { startNode } from '../cli/start.ts';
 import { loadConfig } from '../config.ts';
-import { MILLI, modelId, SECOND } from '../core/ids.ts';
+import type { BerthConfig } from '../config.ts';
+import { DEFAULT_TENANT, MILLI, modelId, SECOND } from '../core/ids.ts';
 import type { RunningNode } from '../runtime/start-types.ts';
 import type { Engine, GenerateRequest, ModelLaunch } from './engine.ts';
 import { createRemoteEngine } from './remote.ts';
@@ -34,12 +35,9 @@ afterAll(async () => {
   rmSync(home, { recursive: true, force: true });
 });
 
-/** A node with its two models of the fake engine. */
-async function secondNode(): Promise<RunningNode> {
-  const { config } = loadConfig({
-    path: null,
-    env: { BERTH_HOME: home, BERTH_KV_DISK: '0', BERTH_KV_HOST_MEMORY: '0' },
-  });
+const ENV = { BERTH_HOME: home, BERTH_KV_DISK: '0', BERTH_KV_HOST_MEMORY: '0' };
+
+async function startOne(config: BerthConfig): Promise<RunningNode> {
   const node = await startNode({
     config,
     configPath: null,
@@ -56,6 +54,9 @@ async function secondNode(): Promise<RunningNode> {
   nodes.push(node);
   return node;
 }
+
+/** A node with the two models that the fake engine has where none is listed. */
+const secondNode = (): Promise<RunningNode> => startOne(loadConfig({ path: null, env: ENV }).config);
 
 describeEngine(
   'a model on another node',
@@ -244,4 +245,28 @@ describe('a remote server', () => {
     expect((await heard).events.at(-1)).toMatchObject({ type: 'failed', code: 'model_stopped' });
     await expect.poll(() => left).toBe(true);
   });
+});
+
+it('is a model of a node like any other, without lanes', async () => {
+  const second = await secondNode();
+  const path = join(home, 'berth.yaml');
+  writeFileSync(
+    path,
+    `models:\n  overflow:\n    remote: {url: "${second.address}/v1", model: fake-large}\n    parallel: 2\n`,
+  );
+  const { config } = loadConfig({ path, env: ENV });
+  const first = await startOne(config);
+  const ask = async ({ address }: RunningNode, model: string): Promise<unknown> => {
+    const body = JSON.stringify({ model, prompt: 'The harbour at dawn and', max_tokens: 12, temperature: 0 });
+    const headers = { 'content-type': 'application/json' };
+    const response = await fetch(`${address}/v1/completions`, { method: 'POST', body, headers });
+    return response.json();
+  };
+  const all = await Promise.all([1, 2, 3, 4].map(() => ask(first, 'overflow')));
+  const { choices, usage } = (await ask(second, 'fake-large')) as { choices: object[]; usage: object };
+  for (const one of all) {
+    expect(one).toMatchObject({ choices: [{ text: expect.any(String), finish_reason: 'length' }] });
+    expect(one).toMatchObject({ choices, usage });
+  }
+  expect(first.node.model('overflow', DEFAULT_TENANT)).toMatchObject({ state: 'loaded', lanes: 0, engine: 'remote' });
 });
