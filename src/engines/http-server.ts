@@ -74,7 +74,7 @@ export async function startServer(launch: ModelLaunch, hooks: StartHooks, option
       name: dialect.name,
       ipc: false,
       niceness,
-      ...(dialect.isManyProcesses === true && { memoryOf: 'group' as const }),
+      isGroup: dialect.isManyProcesses === true,
       onLine: (line) => log(launch.modelId, line),
       onExit(exit) {
         discard();

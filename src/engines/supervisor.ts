@@ -17,6 +17,7 @@ import { createFreezer } from './freezer.ts';
 import type { Freezer } from './freezer.ts';
 import { createGroupReader, groupHoldsMemory, readProcessMemory } from './memory.ts';
 import type { ProcessMemory } from './memory.ts';
+import { reapWithNode } from './reaper.ts';
 import { realTimer } from './timer.ts';
 import type { Timer } from './timer.ts';
 
@@ -30,8 +31,8 @@ export interface ChildOptions {
   readonly ipc: boolean;
   /** 0–19; raised so that the node itself stays responsive. */
   readonly niceness: number;
-  /** Whose memory is measured and limited; left out: the process's alone. */
-  readonly memoryOf?: 'group';
+  /** It works by processes of its own: all of their memory is measured and limited, and all of them end with this process. */
+  readonly isGroup?: boolean;
   /** Each message of the child; undefined for what is no JSON. */
   onMessage?(message: unknown): void;
   /** A line that the child printed, at most `MAX_LINE` characters of it. */
@@ -163,8 +164,10 @@ function startChild(options: ChildOptions, context: Context): Child {
 
   // Made at once, without a limit, so that all that the child will ever hold is charged to it.
   let group: MemoryGroup | null = null;
+  let unguard = nothing;
   if (pid > 0) {
     killWithNode(pid);
+    if (options.isGroup === true) unguard = reapWithNode(pid);
     attempt(() => setPriority(pid, options.niceness));
     const made = context.groups.create(`${options.name}-${context.serial}`);
     if (made !== null && attempt(() => made.add(pid))) group = made;
@@ -180,7 +183,7 @@ function startChild(options: ChildOptions, context: Context): Child {
       // Whatever the leader has left behind goes with it.
       if (pid > 0) {
         signalGroup(pid, 'SIGKILL');
-        void seeFree(pid, group, context);
+        void seeFree(pid, group, context).then(unguard);
       }
       options.onExit?.(exit);
       resolve(exit);
@@ -198,7 +201,7 @@ function startChild(options: ChildOptions, context: Context): Child {
     gone: () => exit !== null || pid === 0,
     timer: context.timer,
   });
-  const readMemory = options.memoryOf === 'group' ? createGroupReader(pid) : () => readProcessMemory(pid);
+  const readMemory = options.isGroup === true ? createGroupReader(pid) : () => readProcessMemory(pid);
   const child: Child = {
     pid,
     exit: () => exit,
