@@ -120,13 +120,13 @@ describe('vLLM, loaded', () => {
     expect(cached[2]).toBe(0);
   });
 
-  it('says the same across slices of 100 ms as in one', async () => {
-    const whole = story.submit(request('whole', { maxTokens: 60 }));
+  it('says the same across slices of 50 ms as in one', async () => {
+    const whole = story.submit(request('whole', { maxTokens: 300 }));
     await story.finishAll([whole]);
-    const cut = story.submit(request('cut', { maxTokens: 60 }));
+    const cut = story.submit(request('cut', { maxTokens: 300 }));
     let slices = 0;
     for (let sliceId = 1; cut.lasts() === 0 && sliceId < 500; sliceId++, slices++)
-      await story.sliceOnce({ sliceId, lanes: 1, micros: 100 * MILLI });
+      await story.sliceOnce({ sliceId, lanes: 1, micros: 50 * MILLI });
     expect(slices).toBeGreaterThan(1);
     expect(tokensOf(cut.events)).toEqual(tokensOf(whole.events));
     expect(textOf(cut.events)).toBe(textOf(whole.events));
