@@ -11,6 +11,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { gemmaPath, smollm2Path } from '../test/models.ts';
 import type { BenchArgs, BenchResult, BenchRow } from './harness.ts';
 import { result } from './harness.ts';
+import { balanceRow, readBooks } from './lib/books.ts';
 import type { Answer } from './lib/client.ts';
 import { ask, inFlight } from './lib/client.ts';
 import { heldBytes } from './lib/node-admin.ts';
@@ -21,13 +22,12 @@ import type { Server } from './lib/servers.ts';
 import { copyModels, startBerth } from './lib/servers.ts';
 import { strike } from './lib/strikes.ts';
 import { requestCost, startCost } from './lib/tenancy-cost.ts';
-import { addTenants, settled, statusOf, usageOf } from './lib/tenants.ts';
+import { addTenants, settled, statusOf } from './lib/tenants.ts';
 
 const MODELS = 6;
 const FIT = 3;
 const LANES = 2;
 const CONTEXT_TOKENS = 512;
-const BALANCE_PERCENT = 1;
 const FULL = { overcommit: 80, flood: 128, interactive: 15, kills: 10 };
 const QUICK = { overcommit: 12, flood: 16, interactive: 2, kills: 2 };
 type Size = typeof FULL;
@@ -165,18 +165,8 @@ interface Tokens {
   readonly output: number;
 }
 
-/** The books are closed somewhere between the question and the answer: asked again until that is soon. */
-const READ_MILLIS = 20;
-const MOST_READS = 20;
-
 async function read(server: Server): Promise<Books> {
-  let sums: Awaited<ReturnType<typeof usageOf>> = [];
-  let [from, at] = [0, Infinity];
-  for (let count = 0; count < MOST_READS && at - from > READ_MILLIS; count++) {
-    from = performance.now();
-    sums = await usageOf(server, ['kind', 'tenant']);
-    at = performance.now();
-  }
+  const { sums, at } = await readBooks(server, ['kind', 'tenant']);
   const seconds: Record<string, number> = {};
   const tokens: Record<string, Tokens> = {};
   for (const { kind, tenant, laneMicros, requests, inputTokens, cachedTokens, outputTokens } of sums) {
@@ -184,7 +174,7 @@ async function read(server: Server): Promise<Books> {
     if (kind !== 'request') seconds[kind] = (seconds[kind] ?? 0) + laneMicros / 1e6;
     else tokens[tenant] = { requests, input: inputTokens, cached: cachedTokens, output: outputTokens };
   }
-  return { seconds, tokens, at: (from + at) / 2, cpuSeconds: cpuSecondsBelow(server.pid) };
+  return { seconds, tokens, at, cpuSeconds: cpuSecondsBelow(server.pid) };
 }
 
 const NONE: Tokens = { requests: 0, input: 0, cached: 0, output: 0 };
@@ -203,7 +193,6 @@ async function audit(name: string, scene: Scene, play: (scene: Scene) => Promise
   const wall = (lanes * (after.at - before.at)) / 1000;
   const of = (kind: string): number => (after.seconds[kind] ?? 0) - (before.seconds[kind] ?? 0);
   const booked = KINDS.reduce((sum, kind) => sum + of(kind), 0);
-  const percent = (100 * booked) / wall;
   let difference = 0;
   for (const tenant of TENANTS) {
     const [from, to] = [before.tokens[tenant] ?? NONE, after.tokens[tenant] ?? NONE];
@@ -215,14 +204,7 @@ async function audit(name: string, scene: Scene, play: (scene: Scene) => Promise
   const what = { case: name };
   const all = sumOf(answers);
   return [
-    {
-      ...what,
-      metric: 'device time in the books, of wall time × lanes',
-      unit: '%',
-      berth: percent,
-      bar: `100 ± ${BALANCE_PERCENT}`,
-      pass: Math.abs(percent - 100) <= BALANCE_PERCENT,
-    },
+    balanceRow(name, booked, wall),
     ...KINDS.map((kind) => ({ ...what, metric: `of it ${kind}`, unit: '%', berth: (100 * of(kind)) / wall })),
     {
       ...what,

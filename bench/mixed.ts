@@ -6,11 +6,12 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { gemmaPath, smollm2Path } from '../test/models.ts';
 import type { BenchArgs, BenchResult, BenchRow } from './harness.ts';
 import { percentile, result } from './harness.ts';
+import { balanceRow, readBooks } from './lib/books.ts';
 import type { Answer } from './lib/client.ts';
 import { ask } from './lib/client.ts';
 import type { Server } from './lib/servers.ts';
 import { startBerth } from './lib/servers.ts';
-import { settled, usageOf } from './lib/tenants.ts';
+import { settled } from './lib/tenants.ts';
 import { findVllm } from './lib/vllm.ts';
 
 const LANES = 2;
@@ -18,7 +19,6 @@ const STREAMS = 2;
 const TOKENS = 48;
 const FULL = { alone: 20, together: 90 };
 const QUICK = { alone: 3, together: 6 };
-const BALANCE_PERCENT = 1;
 /** Longest that a stream may wait for its next token while three models share two lanes. */
 const GAP_BAR_MILLIS = 2_000;
 
@@ -145,9 +145,7 @@ interface Books {
 }
 
 async function booksOf(server: Server): Promise<Books> {
-  const asked = performance.now();
-  const sums = await usageOf(server, ['kind', 'model']);
-  const at = (asked + performance.now()) / 2;
+  const { sums, at } = await readBooks(server, ['kind', 'model']);
   const compute = new Map<string, number>();
   let laneSeconds = 0;
   for (const { kind, model, laneMicros } of sums) {
@@ -160,17 +158,9 @@ async function booksOf(server: Server): Promise<Books> {
 
 function balance(before: Books, after: Books): BenchRow[] {
   const wall = (LANES * (after.at - before.at)) / 1000;
-  const percent = (100 * (after.laneSeconds - before.laneSeconds)) / wall;
   const what = { case: 'the books' };
   return [
-    {
-      ...what,
-      metric: 'device time in the books, of wall time × lanes',
-      unit: '%',
-      berth: percent,
-      bar: `100 ± ${BALANCE_PERCENT}`,
-      pass: Math.abs(percent - 100) <= BALANCE_PERCENT,
-    },
+    balanceRow(what.case, after.laneSeconds - before.laneSeconds, wall),
     ...NAMES.map((model) => ({
       ...what,
       metric: `of it computed by ${model}`,

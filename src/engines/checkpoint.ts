@@ -7,6 +7,7 @@ import { readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Bytes } from '../core/ids.ts';
 import { BerthError } from '../errors.ts';
+import type { Engine, ModelLaunch } from './engine.ts';
 
 export interface CheckpointFacts {
   /** The first of its `architectures`. */
@@ -48,6 +49,13 @@ export async function readCheckpoint(folder: string): Promise<CheckpointFacts> {
     modifiedSeconds: Math.trunc(Math.max(0, ...files.map(({ modifiedMillis }) => modifiedMillis)) / 1000),
     fingerprint: digest.digest('hex').slice(0, 32),
   };
+}
+
+/** Weights, all of the KV, and what the server holds besides, which is all that stays while it sleeps. Rejects as `readCheckpoint`. */
+export async function estimateBytes(launch: ModelLaunch, serverBytes: Bytes): ReturnType<Engine['estimate']> {
+  const { weightBytes, kvBytesPerToken: tokenBytes } = await readCheckpoint(launch.path);
+  const kv = (tokenBytes ?? 0) * launch.kvTokens;
+  return { loadedBytes: Math.ceil(serverBytes + weightBytes + kv + 1), asleepBytes: serverBytes };
 }
 
 export interface CheckpointTemplate {

@@ -14,7 +14,7 @@ import type { HttpEngineOptions } from './http-engine.ts';
 import { chatBody, completionBody, templateBody, wantsToolParser } from './llama-server-body.ts';
 import { createChatReader, createCompletionReader } from './llama-server-reader.ts';
 import type { Environment, Program } from './programs.ts';
-import { findProgram } from './programs.ts';
+import { findProgram, passOn } from './programs.ts';
 
 export interface LlamaServerOptions extends HttpEngineOptions {
   /** The node's environment. `BERTH_LLAMA_SERVER` names the program, `LLAMA_ARG_…` are handed on to it. */
@@ -55,7 +55,7 @@ export function llamaServerDialect(env: Readonly<Record<string, string | undefin
     async command(launch, { port, apiKey }) {
       await readGguf(launch.path);
       const command = findLlamaServer(env);
-      return { command, args: spawnArgs(launch, port, env), env: { ...childEnvironment(env), LLAMA_API_KEY: apiKey } };
+      return { command, args: spawnArgs(launch, port, env), env: { ...passOn(env, mayKnow), LLAMA_API_KEY: apiKey } };
     },
     readyPath: '/health',
     async canary({ client, signal }) {
@@ -143,13 +143,7 @@ export function spawnArgs(
   return [...values.flatMap(([name, value]) => [name, String(value)]), ...flags];
 }
 
-function childEnvironment(env: Readonly<Record<string, string | undefined>>): Record<string, string> {
-  const passed: Record<string, string> = {};
-  for (const [name, value] of Object.entries(env)) {
-    if (value !== undefined && PASSED_ON.test(name) && !OURS.test(name)) passed[name] = value;
-  }
-  return passed;
-}
+const mayKnow = (name: string): boolean => PASSED_ON.test(name) && !OURS.test(name);
 
 async function generate(request: GenerateRequest, exchange: Exchange): Promise<void> {
   const { client, signal, launch, emit } = exchange;

@@ -46,10 +46,13 @@ const COMMON =
 
 /** The variables that every child may know, and those that `own` names but `ours` does not. */
 export function childEnvironment(env: Environment, own: RegExp, ours: RegExp): Record<string, string> {
+  return passOn(env, (name) => (COMMON.test(name) || own.test(name)) && !ours.test(name));
+}
+
+/** The variables that are set and may be known. */
+export function passOn(env: Environment, mayKnow: (name: string) => boolean): Record<string, string> {
   const passed: Record<string, string> = {};
-  for (const [name, value] of Object.entries(env)) {
-    if (value !== undefined && (COMMON.test(name) || own.test(name)) && !ours.test(name)) passed[name] = value;
-  }
+  for (const [name, value] of Object.entries(env)) if (value !== undefined && mayKnow(name)) passed[name] = value;
   return passed;
 }
 

@@ -7,18 +7,17 @@ import type { Bytes } from '../core/ids.ts';
 import { MIB } from '../core/ids.ts';
 import { BerthError } from '../errors.ts';
 import { createChatTexts } from './checkpoint-chat.ts';
-import { readCheckpoint } from './checkpoint.ts';
+import { estimateBytes, readCheckpoint } from './checkpoint.ts';
 import type { CompletionsWire } from './completions.ts';
 import { generateByTokens } from './completions.ts';
 import type { Engine, ModelLaunch } from './engine.ts';
 import type { HttpDialect, ServerCommand, ServerPlace } from './http-dialect.ts';
 import { createHttpEngine } from './http-engine.ts';
 import type { HttpEngineOptions } from './http-engine.ts';
-import { wantsToolParser } from './llama-server-body.ts';
 import type { Environment, Program } from './programs.ts';
 import { childEnvironment, findProgram, hasOption, ownArgs } from './programs.ts';
 import { explainServer, lastError } from './server-errors.ts';
-import { callTools, canary, checkRequest, createSalts, embed } from './vllm.ts';
+import { canary, checkRequest, createSalts, PATIENCE, runBy } from './vllm.ts';
 import { ask, vllmWire } from './vllm-wire.ts';
 
 export interface SglangOptions extends HttpEngineOptions {
@@ -46,8 +45,7 @@ const WATCHDOG_SECONDS = 100_000;
 
 export function createSglangEngine(options: SglangOptions = {}): Engine {
   const { env = process.env } = options;
-  const patience = { politeMicros: 0, termMicros: 15 * SECOND, killMicros: 10 * SECOND };
-  return createHttpEngine(sglangDialect(env), { patience, ...options });
+  return createHttpEngine(sglangDialect(env), { patience: PATIENCE, ...options });
 }
 
 export function sglangDialect(env: Environment): HttpDialect {
@@ -72,11 +70,7 @@ export function sglangDialect(env: Environment): HttpDialect {
     // Asked again and again while it loads: `/health` may compute a token each time.
     readyPath: '/ready',
     canary: (exchange) => canary(exchange, saltOf),
-    async run(request, exchange) {
-      if (request.kind === 'embed') return embed(request, exchange);
-      if (request.input.type === 'chat' && wantsToolParser(request)) return callTools(request, exchange, saltOf);
-      return generateByTokens(request, exchange, wire);
-    },
+    run: runBy(saltOf, (request, exchange) => generateByTokens(request, exchange, wire)),
     async fallAsleep(client, signal) {
       // It asserts that it is idle, and forgets what it has cached with its memory; told so all the same.
       await client.ask('/flush_cache', {}, { signal, deadlineMicros: CONTROL_MICROS });
@@ -98,11 +92,7 @@ export function sglangDialect(env: Environment): HttpDialect {
       );
     },
     check: checkRequest,
-    async estimate(launch) {
-      const { weightBytes, kvBytesPerToken } = await readCheckpoint(launch.path);
-      const kv = (kvBytesPerToken ?? 0) * launch.kvTokens;
-      return { loadedBytes: Math.ceil(SERVER_BYTES + weightBytes + kv + 1), asleepBytes: SERVER_BYTES };
-    },
+    estimate: (launch) => estimateBytes(launch, SERVER_BYTES),
   };
 }
 

@@ -7,20 +7,19 @@ import { createHmac, randomBytes } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Bytes } from '../core/ids.ts';
-import { MIB, SECOND } from '../core/ids.ts';
+import { MIB } from '../core/ids.ts';
 import { BerthError } from '../errors.ts';
-import { readCheckpoint } from './checkpoint.ts';
+import { estimateBytes, readCheckpoint } from './checkpoint.ts';
 import type { Engine, EngineRequest, ModelLaunch } from './engine.ts';
 import type { HttpClient } from './http-client.ts';
 import type { HttpDialect, ServerCommand, ServerPlace } from './http-dialect.ts';
 import { createHttpEngine } from './http-engine.ts';
 import type { HttpEngineOptions } from './http-engine.ts';
-import { wantsToolParser } from './llama-server-body.ts';
 import type { Environment, Program } from './programs.ts';
 import { childEnvironment, findProgram, ownArgs } from './programs.ts';
 import { explainServer, lastError } from './server-errors.ts';
 import { createTextWire } from './trtllm-text.ts';
-import { callTools, checkRequest, embed } from './vllm.ts';
+import { checkRequest, PATIENCE, runBy } from './vllm.ts';
 import { ask } from './vllm-wire.ts';
 
 export interface TrtllmOptions extends HttpEngineOptions {
@@ -44,8 +43,7 @@ const SERVER_BYTES: Bytes = 2_048 * MIB;
 
 export function createTrtllmEngine(options: TrtllmOptions = {}): Engine {
   const { env = process.env } = options;
-  const patience = { politeMicros: 0, termMicros: 15 * SECOND, killMicros: 10 * SECOND };
-  return createHttpEngine(trtllmDialect(env), { patience, ...options });
+  return createHttpEngine(trtllmDialect(env), { patience: PATIENCE, ...options });
 }
 
 export function trtllmDialect(env: Environment): HttpDialect {
@@ -77,11 +75,7 @@ export function trtllmDialect(env: Environment): HttpDialect {
       const { modelId: model } = exchange.launch;
       await ask(exchange, '/v1/completions', { model, prompt: [1, 2, 3], max_tokens: 1, temperature: 0 });
     },
-    async run(request, exchange) {
-      if (request.kind === 'embed') return embed(request, exchange);
-      if (request.input.type === 'chat' && wantsToolParser(request)) return callTools(request, exchange, null);
-      return wire(request, exchange);
-    },
+    run: runBy(null, wire),
     fallAsleep: async (client, signal) => void (await control(client, '/release_memory', signal)),
     wakeUp: async (client, signal) => void (await control(client, '/resume_memory', signal)),
     explain: (thrown) => explainServer('TensorRT-LLM', thrown),
@@ -97,11 +91,7 @@ export function trtllmDialect(env: Environment): HttpDialect {
       );
     },
     check: checkTrtllm,
-    async estimate(launch) {
-      const { weightBytes, kvBytesPerToken } = await readCheckpoint(launch.path);
-      const kv = (kvBytesPerToken ?? 0) * launch.kvTokens;
-      return { loadedBytes: Math.ceil(SERVER_BYTES + weightBytes + kv + 1), asleepBytes: SERVER_BYTES };
-    },
+    estimate: (launch) => estimateBytes(launch, SERVER_BYTES),
   };
 }
 

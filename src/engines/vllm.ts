@@ -30,8 +30,8 @@ export interface VllmOptions extends HttpEngineOptions {
   readonly platform?: Platform;
 }
 
-/** Four processes end within a second when they are idle; what was under way has been told off before. */
-const PATIENCE: StopPatience = { politeMicros: 0, termMicros: 15 * SECOND, killMicros: 10 * SECOND };
+/** Its processes end within a second when they are idle; what was under way has been told off before. For SGLang and TensorRT-LLM too. */
+export const PATIENCE: StopPatience = { politeMicros: 0, termMicros: 15 * SECOND, killMicros: 10 * SECOND };
 /** For what it does at once, when it is not busy. */
 const CONTROL_MICROS: Micros = 10 * SECOND;
 
@@ -62,11 +62,7 @@ export function vllmDialect(env: Environment, platform: Platform): HttpDialect {
     },
     readyPath: '/health',
     canary: (exchange) => canary(exchange, saltOf),
-    async run(request, exchange) {
-      if (request.kind === 'embed') return embed(request, exchange);
-      if (request.input.type === 'chat' && wantsToolParser(request)) return callTools(request, exchange, saltOf);
-      return generateByTokens(request, exchange, wire);
-    },
+    run: runBy(saltOf, (request, exchange) => generateByTokens(request, exchange, wire)),
     isDead,
     async fallAsleep(client, signal) {
       // What was cached of prompts must not be found again in memory that meanwhile held something else.
@@ -125,6 +121,18 @@ export async function canary(exchange: Exchange, saltOf: ReturnType<typeof creat
   }
 }
 
+/** Embeddings and tool calls have paths of their own; all else is generated so. `saltOf` null: see `callTools`. */
+export function runBy(
+  saltOf: ReturnType<typeof createSalts> | null,
+  generate: (request: GenerateRequest, exchange: Exchange) => Promise<void>,
+): HttpDialect['run'] {
+  return async (request, exchange) => {
+    if (request.kind === 'embed') return embed(request, exchange);
+    if (request.input.type === 'chat' && wantsToolParser(request)) return callTools(request, exchange, saltOf);
+    return generate(request, exchange);
+  };
+}
+
 /** Its engine process is gone, and the server says so to whoever asks, for about a second, before it ends itself. */
 function isDead(thrown: unknown): boolean {
   if (!(thrown instanceof HttpFailure) || thrown.status < 500) return false;
@@ -132,7 +140,7 @@ function isDead(thrown: unknown): boolean {
 }
 
 /** Calls are found by the server's parsers, in text that comes without token ids: it is told when it is whole. */
-export async function callTools(
+async function callTools(
   request: GenerateRequest,
   exchange: Exchange,
   /** null: the server knows neither salt nor priority. */
@@ -157,25 +165,25 @@ export async function callTools(
   if (!reader.ended()) throw new Error('the stream ended without its last event');
 }
 
-export async function embed({ inputs }: EmbedRequest, exchange: Exchange): Promise<void> {
+async function embed({ inputs }: EmbedRequest, exchange: Exchange): Promise<void> {
   const { emit, prefilled, launch } = exchange;
-  const rows: { readonly embedding: readonly number[]; readonly index: number }[] = [];
+  const vectors: Float32Array[] = [];
   let promptTokens = 0;
   // Texts and tokens can't stand in one list.
-  for (const [index, input] of inputs.entries()) {
+  for (const input of inputs) {
     const answer = (await ask(exchange, '/v1/embeddings', {
       model: launch.modelId,
       input,
     })) as unknown as EmbeddingAnswer;
     const [row] = answer.data;
     if (row === undefined) throw new BerthError('engine_error', 'The engine answered without an embedding.');
-    rows.push({ embedding: row.embedding, index });
+    vectors.push(Float32Array.from(row.embedding));
     promptTokens += answer.usage?.prompt_tokens ?? 0;
   }
   emit({ type: 'accepted', promptTokens, cachedTokens: 0 });
   prefilled(promptTokens);
   const usage = { promptTokens, cachedTokens: 0, outputTokens: 0, prefillMicros: 0, decodeMicros: 0 };
-  emit({ type: 'embedded', vectors: rows.map(({ embedding }) => Float32Array.from(embedding)), usage });
+  emit({ type: 'embedded', vectors, usage });
 }
 
 interface EmbeddingAnswer {

@@ -150,19 +150,20 @@ export function isGood(record: LoadRecord, { ttftMicros, tpotMicros, gapMicros }
   );
 }
 
-function percentiles(values: readonly number[]): Percentiles {
+/** The value that so many percent do not exceed (nearest rank); undefined of none. */
+function ranked(values: readonly number[]): (percent: number) => number | undefined {
   const sorted = Float64Array.from(values).toSorted();
-  const at = (percent: number): number =>
-    sorted[Math.max(1, Math.ceil((percent / 100) * sorted.length)) - 1] ?? Number.NaN;
-  return { p50: at(50), p95: at(95), p99: at(99) };
+  return (percent) => sorted[Math.max(1, Math.ceil((percent / 100) * sorted.length)) - 1];
+}
+
+function percentiles(values: readonly number[]): Percentiles {
+  const at = ranked(values);
+  const [p50, p95, p99] = [50, 95, 99].map((percent) => at(percent) ?? Number.NaN) as [number, number, number];
+  return { p50, p95, p99 };
 }
 
 /** TTFT at each percent from 0 to 100, for a picture; requests that were refused never had one. */
 export function ttftByPercent(records: readonly LoadRecord[]): Micros[] {
-  const waits = records.map((record) => ttftOf(record)[0] ?? Infinity);
-  const sorted = Float64Array.from(waits).toSorted();
-  return Array.from(
-    { length: 101 },
-    (_, percent) => sorted[Math.max(1, Math.ceil((percent / 100) * sorted.length)) - 1] ?? Infinity,
-  );
+  const at = ranked(records.map((record) => ttftOf(record)[0] ?? Infinity));
+  return Array.from({ length: 101 }, (_, percent) => at(percent) ?? Infinity);
 }
