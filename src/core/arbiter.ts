@@ -8,7 +8,7 @@ import { admit, chargeRequest, forget, leaveLine, readmit, refuseAllWaiting, ref
 import { leaveBatch, startWaiting } from './batching.ts';
 import { learnKvMove, learnLoad, learnLoadedBytes, learnRequest } from './costs.ts';
 import type { CoreEvent, EventOf, EventType } from './events.ts';
-import { chargeMicros, OUTPUT_WEIGHT } from './fairness.ts';
+import { chargeMicros, learnWorth, OUTPUT_WEIGHT } from './fairness.ts';
 import type { Micros, ModelId, RequestId } from './ids.ts';
 import { MILLI } from './ids.ts';
 import { hold, heldBy } from './memory.ts';
@@ -184,13 +184,16 @@ const HANDLERS: Handlers = {
   sliceEnded(state, event) {
     const model = state.models.get(event.modelId);
     if (model === undefined) return;
+    let worth = event.prefillTokens;
     for (const [requestId, tokens] of Object.entries(event.decodeTokens)) {
+      worth += tokens * OUTPUT_WEIGHT;
       const request = state.requests.get(requestId as RequestId);
       if (request === undefined) continue;
       request.outputTokens += tokens;
       if (tokens > 0) request.fruitless = 0;
       chargeRequest(state, request, tokens * OUTPUT_WEIGHT);
     }
+    learnWorth(state, worth, event.lanes * event.wallMicros);
     learnPace(model.costs.paces, event, state.now);
     if (model.slice?.id !== event.sliceId) return;
     model.slice = null;
@@ -258,8 +261,7 @@ function running(state: State, id: RequestId): Request | null {
 
 /** A switch is paid by those who waited for it, in equal parts. */
 function chargeSwitch(state: State, model: Model, micros: Micros): void {
-  for (const { tenantId } of waitingOf(state, model))
-    chargeMicros(state, tenantId, micros / model.waiting, model.costs.decodeMicrosPerToken);
+  for (const { tenantId } of waitingOf(state, model)) chargeMicros(state, tenantId, micros / model.waiting);
 }
 
 /** The model has done its work for the request: it was used, and may now be idle. */

@@ -69,21 +69,37 @@ describe('batching', () => {
   });
 
   it('has a tenant that has received far more give a place to one that waits, where nothing is lost by it', () => {
-    const story = new Story({ models: { a: { keepsKv: true }, b: { keepsKv: false } } });
-    for (const id of ['g1', 'g2']) story.ask(id, 'a', { tenant: 'greedy', promptTokens: 10 });
-    story.loaded('a');
+    const story = new Story({ models: { a: { keepsKv: true, parallel: 1 } } });
+    story.run('g1', 'a', { tenant: 'greedy', promptTokens: 10 });
     story.ask('poor', 'a', { tenant: 'poor', promptTokens: 10 });
-    story.sliceEnded('a', { g1: 100, g2: 20 });
+    story.sliceEnded('a', { g1: 120 });
     expect(story.all('preemptRequest')).toEqual([]);
     story.after(MILLI);
     story.sliceEnded('a', { g1: 200 });
     expect(story.one('preemptRequest')).toMatchObject({
-      requestId: 'g2',
+      requestId: 'g1',
       because: { rule: 'least-served-first', for: 'poor' },
     });
-    story.preempted('g2');
+    story.preempted('g1');
     expect(story.one('startRequest').requestId).toBe('poor');
-    // It has nothing to show yet, and g2 nothing of its next stay: nobody is sent away again.
+    // It has nothing to show yet, and g1 nothing of its next stay: nobody is sent away again.
+    expect(story.all('preemptRequest')).toEqual([]);
+  });
+
+  it('has a tenant with several places give one to a tenant that has none, but not more than one', () => {
+    const story = new Story({ models: { a: { keepsKv: true, parallel: 3 } } });
+    for (const id of ['g1', 'g2', 'g3']) story.ask(id, 'a', { tenant: 'greedy', promptTokens: 10 });
+    story.loaded('a');
+    for (const id of ['p1', 'p2']) story.ask(id, 'a', { tenant: 'poor', promptTokens: 10 });
+    // None of them has anything yet.
+    expect(story.all('preemptRequest')).toEqual([]);
+    story.sliceEnded('a', { g1: 10, g2: 2, g3: 10 });
+    expect(story.one('preemptRequest')).toMatchObject({
+      requestId: 'g2',
+      because: { rule: 'a-place-each', for: 'p1' },
+    });
+    story.preempted('g2');
+    expect(story.one('startRequest').requestId).toBe('p1');
     expect(story.all('preemptRequest')).toEqual([]);
   });
 

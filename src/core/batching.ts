@@ -6,6 +6,7 @@
  */
 import { chargeRequest } from './admission.ts';
 import { isAhead } from './fairness.ts';
+import type { TenantId } from './ids.ts';
 import { preemptionMicros } from './kv.ts';
 import { dequeue, nextWaiting, reindex, waitingEmbeds } from './queues.ts';
 import type { Model, Request, State } from './state.ts';
@@ -69,14 +70,17 @@ function start(state: State, model: Model, request: Request): void {
 }
 
 /**
- * An interactive request takes a place from a batch request, or from a tenant that has received far more than its own: from the one
- * served most, and of its requests from the one that has least to lose.
+ * An interactive request takes a place from a batch request; or from a tenant that has received far more than its own; or, where its
+ * own has no place at all, from one that has several: whoever floods a model makes others wait for a step, not for a whole answer.
+ * It is taken from the one served most, and of its requests from the one that has least to lose.
  */
 function makePlace(state: State, model: Model, waiting: Request): void {
   if (waiting.priority !== 'interactive' || waiting.kind === 'embed') return;
   // What is computed elsewhere can't be gone on from.
   if (model.spec.isElsewhere === true) return;
   const own = mustGet(state.tenants, waiting.tenantId).counter;
+  const places = placesOf(state, model);
+  const hasNone = !places.has(waiting.tenantId);
   let chosen: { readonly request: Request; readonly key: number; readonly lost: number; readonly rule: string } | null =
     null;
   for (const id of model.active) {
@@ -87,18 +91,37 @@ function makePlace(state: State, model: Model, waiting: Request): void {
     const { counter } = mustGet(state.tenants, request.tenantId);
     const isBatch = request.priority === 'batch';
     // Nobody is sent away without having got anything, and nobody to compute everything again.
-    const isOverserved =
-      model.spec.keepsKv && request.outputTokens > 0 && request.fruitless === 0 && isAhead(counter, own);
-    if (!isBatch && !isOverserved) continue;
+    const mayPause = model.spec.keepsKv && hasBegun(request) && request.fruitless === 0;
+    const isOverserved = mayPause && isAhead(counter, own);
+    const hasSeveral = mayPause && hasNone && counter >= own && (places.get(request.tenantId) ?? 0) > 1;
+    if (!isBatch && !isOverserved && !hasSeveral) continue;
     const [key, lost] = [isBatch ? Infinity : counter, preemptionMicros(model, request)];
     if (chosen === null || key > chosen.key || (key === chosen.key && lost < chosen.lost))
-      chosen = { request, key, lost, rule: isBatch ? 'interactive-first' : 'least-served-first' };
+      chosen = {
+        request,
+        key,
+        lost,
+        rule: isBatch ? 'interactive-first' : isOverserved ? 'least-served-first' : 'a-place-each',
+      };
   }
   if (chosen === null) return;
   const { request, rule, lost } = chosen;
   request.phase = 'preempting';
   const because = { rule, for: waiting.id, againMicros: lost };
   act(state, { type: 'preemptRequest', modelId: model.id, requestId: request.id }, because);
+}
+
+/** Its client has a token: of a step that runs only this is known at once. */
+const hasBegun = ({ firstTokenAt, outputTokens }: Request): boolean => firstTokenAt !== null || outputTokens > 0;
+
+/** How many of the model's places each tenant has. */
+function placesOf(state: State, model: Model): ReadonlyMap<TenantId, number> {
+  const places = new Map<TenantId, number>();
+  for (const id of model.active) {
+    const { kind, tenantId } = mustGet(state.requests, id);
+    if (kind === 'generate') places.set(tenantId, (places.get(tenantId) ?? 0) + 1);
+  }
+  return places;
 }
 
 /** The engine has let go of the request. */

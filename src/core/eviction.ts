@@ -7,7 +7,9 @@ import { remainingMicros, switchInMicros } from './costs.ts';
 import type { Bytes, Micros } from './ids.ts';
 import { MILLI } from './ids.ts';
 import { preemptionMicros } from './kv.ts';
+import { isAhead, leastCounter } from './fairness.ts';
 import { heldBy } from './memory.ts';
+import { leastInteractive } from './queues.ts';
 import type { Model, State } from './state.ts';
 import { act, lookAgainAt, mustGet } from './state.ts';
 import { park, unload } from './transitions.ts';
@@ -47,6 +49,20 @@ export function isOutOfPatience(state: State, model: Model): boolean {
 
 const patientUntil = (state: State, waitingSince: Micros, model: Model): Micros =>
   Math.max(waitingSince, model.leftAt) + state.residency.patienceMicros;
+
+/** A model is put off for so many times the patience; then it has its turn whatever its tenants have received. */
+const PUT_OFF_PATIENCES = 5;
+const PUT_OFF_LOOK_MICROS = 50 * MILLI;
+
+/** Have the tenants that wait for it received far more than these others (`least`: the least served of them), who compute now? */
+export function isPutOff(state: State, model: Model, least: number): boolean {
+  if (!isAhead(leastCounter(state, model.queues.keys()), least)) return false;
+  const since = Math.max(model.waitingSince ?? state.now, model.leftAt);
+  const until = since + PUT_OFF_PATIENCES * state.residency.patienceMicros;
+  if (state.now >= until) return false;
+  lookAgainAt(state, Math.min(until, state.now + PUT_OFF_LOOK_MICROS));
+  return true;
+}
 
 /** What may leave the device, looked at once in a decision and shared by all who want room. */
 export interface Room {
@@ -181,13 +197,15 @@ function depart(state: State, { model, to, bytes, price }: Departure, forModel: 
 
 /**
  * The longest resident first, as many as it takes; whether that will be enough. A model just loaded has started nothing yet in this
- * cycle: it stays for a moment at least, whatever the minimum, so that nothing is evicted before its first use.
+ * cycle: it stays for a moment at least, whatever the minimum, so that nothing is evicted before its first use. Nor does
+ * one make room for tenants that have received far more than those for whom it computes, until these are even.
  */
 function askToDrain(state: State, room: Room, forModel: Model | null, missing: Bytes): boolean {
   const chosen: Model[] = [];
   let bytes = 0;
   for (const model of room.working) {
     if (bytes >= missing) break;
+    if (forModel !== null && isPutOff(state, forModel, leastInteractive(state, model.active))) continue;
     const mayLeaveAt = model.residentSince + Math.max(1, state.residency.minimumStayMicros);
     if (state.now < mayLeaveAt) {
       lookAgainAt(state, mayLeaveAt);

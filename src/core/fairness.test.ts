@@ -1,8 +1,8 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { Story } from '../../test/story.ts';
-import { charge, enter, leastServed, leave, tenantOf } from './fairness.ts';
-import { tenantId } from './ids.ts';
+import { charge, chargeMicros, enter, learnWorth, leastServed, leave, tenantOf } from './fairness.ts';
+import { SECOND, tenantId } from './ids.ts';
 import { createState } from './state.ts';
 
 const [ann, bob, eve] = ['ann', 'bob', 'eve'].map(tenantId) as [
@@ -74,12 +74,12 @@ describe('virtual token counter', () => {
     story.ask('bob1', 'a', { tenant: 'bob' });
     story.finished('ann1', { promptTokens: 500, outputTokens: 50 });
     const start = story.one('startRequest');
-    // Ann has had 500 + 2 × 50 tokens and a load as long as 25 output tokens; Bob was lifted to what Ann had been charged when he came.
+    // Ann has had 500 + 2 × 50 tokens and a load as long as the device makes 100 tokens; Bob was lifted to what Ann had been charged when he came.
     expect(start).toMatchObject({
       requestId: 'bob1',
       because: { rule: 'least-served', active: 1, parallel: 1, waiting: 1 },
     });
-    expect(tenantOf(story.state, ann).counter).toBe(650_000);
+    expect(tenantOf(story.state, ann).counter).toBe(700_000);
   });
 
   it('charges the prompt when it is taken, so that a burst is not all taken at the old counter', () => {
@@ -95,8 +95,28 @@ describe('virtual token counter', () => {
     for (const id of ['ann1', 'ann2', 'ann3']) story.ask(id, 'a', { tenant: 'ann', promptTokens: 1 });
     story.ask('bob1', 'a', { tenant: 'bob', promptTokens: 1 });
     story.loaded('a');
-    // 500 ms are as long as 25 output tokens of one sequence, which count twice.
-    expect(tenantOf(story.state, ann).counter).toBe(3 * (12_500 + 1_000));
-    expect(tenantOf(story.state, bob).counter).toBe(12_500 + 1_000);
+    // In 500 ms a lane makes 100 tokens: that is what is assumed until something was computed.
+    expect(tenantOf(story.state, ann).counter).toBe(3 * (25_000 + 1_000));
+    expect(tenantOf(story.state, bob).counter).toBe(25_000 + 1_000);
+  });
+
+  it('counts a lane’s time as what the device makes in it, and forgets what it made long ago', () => {
+    const state = createState();
+    const ofASecond = (): number => {
+      const tenant = tenantOf(state, eve);
+      const before = tenant.counter;
+      chargeMicros(state, eve, SECOND);
+      return (tenant.counter - before) / 1000;
+    };
+    for (let second = 0; second < 100; second++) learnWorth(state, 1_000, SECOND);
+    expect(ofASecond()).toBeCloseTo(1_000, -1);
+    for (let second = 0; second < 100; second++) learnWorth(state, 50, SECOND);
+    expect(ofASecond()).toBeCloseTo(50, -1);
+  });
+
+  it('of equals serves the one that has fewer requests in the node', () => {
+    const state = createState();
+    for (const id of [ann, ann, bob]) enter(state, tenantOf(state, id));
+    expect(leastServed(state, [ann, bob])).toBe(bob);
   });
 });

@@ -5,11 +5,13 @@
  * idling earns no credit.
  */
 import type { Micros, TenantId } from './ids.ts';
+import { SECOND } from './ids.ts';
 import type { State, Tenant } from './state.ts';
 
 /** An output token costs twice an input token, as in the paper. Counters are in thousandths of a token. */
 export const OUTPUT_WEIGHT = 2;
 const SCALE = 1000;
+const WORTH_OVER_MICROS = 20 * SECOND;
 
 export function tenantOf(state: State, id: TenantId): Tenant {
   let tenant = state.tenants.get(id);
@@ -56,17 +58,26 @@ export function leastCounter(state: State, ids: Iterable<TenantId>): number {
   return least ?? 0;
 }
 
-/** Device time that a tenant's requests cost besides their tokens (a model that was switched in for them): as the tokens that one sequence would have got in it. */
-export function chargeMicros(state: State, id: TenantId, micros: Micros, decodeMicrosPerToken: Micros): void {
-  charge(tenantOf(state, id), (OUTPUT_WEIGHT * micros) / decodeMicrosPerToken);
+/** What so much computing made; what is older than some ten to twenty seconds of it is forgotten. */
+export function learnWorth({ worth }: State, tokens: number, laneMicros: Micros): void {
+  worth.tokens += tokens;
+  worth.laneMicros += laneMicros;
+  if (worth.laneMicros < WORTH_OVER_MICROS) return;
+  worth.tokens = Math.ceil(worth.tokens / 2);
+  worth.laneMicros = Math.ceil(worth.laneMicros / 2);
 }
 
-/** The tenant with the least counter; the first of equals, so that replay is exact. */
+/** A lane's time that a tenant's requests cost besides their tokens (a model that was switched in for them): as the tokens that the device makes in it. */
+export function chargeMicros(state: State, id: TenantId, laneMicros: Micros): void {
+  charge(tenantOf(state, id), (laneMicros * state.worth.tokens) / state.worth.laneMicros);
+}
+
+/** The tenant with the least counter; of equals the one with the fewest requests, then the first, so that replay is exact. */
 export function leastServed(state: State, ids: Iterable<TenantId>): TenantId | null {
   let best: Tenant | null = null;
   for (const id of ids) {
     const tenant = tenantOf(state, id);
-    if (best === null || tenant.counter < best.counter) best = tenant;
+    if (best === null || (tenant.counter - best.counter || tenant.requests - best.requests) < 0) best = tenant;
   }
   return best?.id ?? null;
 }

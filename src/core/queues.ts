@@ -1,7 +1,7 @@
 /** The waiting lines of a model, one per tenant, and the indices that keep an event's cost independent of the number of models. */
 import { switchInMicros } from './costs.ts';
 import type { Micros, RequestId, TenantId } from './ids.ts';
-import { leastServed } from './fairness.ts';
+import { leastServed, tenantOf } from './fairness.ts';
 import type { Model, Request, State } from './state.ts';
 import { mustGet } from './state.ts';
 
@@ -115,6 +115,16 @@ export function waitingEmbeds(
 /** Every waiting request of the model, in no particular order; a list of its own, so that they may leave while it is walked. */
 export function waitingOf(state: State, model: Model): Request[] {
   return [...model.queues.values()].flatMap((line) => line.map((id) => mustGet(state.requests, id)));
+}
+
+/** What the least served tenant has received of those that have an interactive request among these; Infinity: none has. */
+export function leastInteractive(state: State, ids: Iterable<RequestId>): number {
+  let least = Infinity;
+  for (const id of ids) {
+    const { priority, tenantId } = mustGet(state.requests, id);
+    if (priority === 'interactive') least = Math.min(least, tenantOf(state, tenantId).counter);
+  }
+  return least;
 }
 
 export function* tenantsOf(state: State, ids: Iterable<RequestId>): Generator<TenantId> {

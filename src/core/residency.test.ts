@@ -357,3 +357,39 @@ describe('leaving', () => {
     expect(story.brief).toEqual(['refuseRequest r3', 'ensureUnloaded a']);
   });
 });
+
+describe('between tenants', () => {
+  /** x computes on two lanes; the greedy one has received far more, and asks for a model that is not there. */
+  const crowded = (memoryBytes: number): Story => {
+    const story = new Story({ device: { memoryBytes, lanes: 2 }, models: { x1: {}, x2: {}, cold: {} } });
+    story.run('one', 'x1', { tenant: 'x' });
+    story.run('two', 'x2', { tenant: 'x' });
+    tenantOf(story.state, tenantId('greedy')).counter = 1_000_000;
+    return story;
+  };
+
+  it('puts off a load that would take a lane from those who have received far less, until they are even', () => {
+    const story = crowded(300);
+    story.ask('more', 'cold', { tenant: 'greedy' });
+    expect(story.all('ensureLoaded')).toEqual([]);
+    tenantOf(story.state, tenantId('x')).counter = 900_000;
+    story.after(SECOND);
+    expect(story.one('ensureLoaded').modelId).toBe('cold');
+  });
+
+  it('loads at once where a lane is free', () => {
+    const story = crowded(300);
+    story.finished('two');
+    story.ask('more', 'cold', { tenant: 'greedy' });
+    expect(story.one('ensureLoaded').modelId).toBe('cold');
+  });
+
+  it('has nobody who received far less make room, but not for ever', () => {
+    const story = crowded(200);
+    story.ask('more', 'cold', { tenant: 'greedy' });
+    story.after(10 * SECOND - 1);
+    expect(story.model('x1').drainingSince).toBeNull();
+    story.after(1);
+    expect(story.model('x1').drainingSince).toBe(10 * SECOND);
+  });
+});

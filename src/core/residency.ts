@@ -7,10 +7,10 @@
 import { refuseAllWaiting, whyTooLarge } from './admission.ts';
 import { ascending } from './ascending.ts';
 import type { Keyed } from './ascending.ts';
-import { createRoom, isOutOfPatience, makeRoom } from './eviction.ts';
+import { createRoom, isOutOfPatience, isPutOff, makeRoom } from './eviction.ts';
 import { isAhead, leastCounter } from './fairness.ts';
 import { bytesOnTheirWayOut, freeBytes, heldBy } from './memory.ts';
-import { reindex, startBy } from './queues.ts';
+import { leastInteractive, reindex, startBy } from './queues.ts';
 import type { Model, State } from './state.ts';
 import { lookAgainAt, wakeBy } from './state.ts';
 import { load, park, unload } from './transitions.ts';
@@ -119,10 +119,24 @@ interface Candidate extends Keyed {
 /** Later than any due time. */
 const AFTER_ALL_MICROS = 1e14;
 
-/** Models that somebody waits for, most urgent first; those of tenants that have received far more than others come after these. */
+/** Would a load that begins now take a lane on which somebody computes? */
+const takesLane = (state: State): boolean => state.busy.size > Math.max(1, state.device.lanes - state.loading.size - 1);
+
+/** What the least served tenant has received of those who compute interactively; Infinity: nobody does. */
+function leastComputing(state: State): number {
+  let least = Infinity;
+  for (const { active } of state.busy) least = Math.min(least, leastInteractive(state, active));
+  return least;
+}
+
+/**
+ * Models that somebody waits for, most urgent first; those of tenants that have received far more than others come after these, and
+ * are put off while the others need the lanes that a load takes.
+ */
 function inOrderOfUrgency(state: State): Iterable<Candidate> {
   const candidates: Candidate[] = [];
   const counterOf = ({ queues }: Model): number => leastCounter(state, queues.keys());
+  const computing = takesLane(state) ? leastComputing(state) : Infinity;
   let least = Infinity;
   for (const model of state.wanted) if (model.waiting > 0) least = Math.min(least, counterOf(model));
   for (const model of state.wanted) {
@@ -132,6 +146,7 @@ function inOrderOfUrgency(state: State): Iterable<Candidate> {
       continue;
     }
     const tooLarge = whyTooLarge(state, model);
+    if (tooLarge === null && isPutOff(state, model, computing)) continue;
     if (tooLarge === null) {
       const behind = model.waiting > 0 && isAhead(counterOf(model), least) ? AFTER_ALL_MICROS : 0;
       candidates.push({ model, key: startBy(state, model) + behind });

@@ -122,6 +122,8 @@ export interface State {
   readonly busyTenants: Set<Tenant>;
   /** The counter of the tenant that was last to leave the node: where the next one starts if it is empty. */
   lastCounter: number;
+  /** What the device made of late: weighted tokens, and the time of lanes that this took. */
+  readonly worth: { tokens: number; laneMicros: Micros };
   /** Bytes held by each model that holds any. */
   readonly held: Map<ModelId, Bytes>;
   heldBytes: Bytes;
@@ -172,6 +174,8 @@ export function createState(): State {
     patientStepMicros: 0,
     busyTenants: new Set(),
     lastCounter: 0,
+    // Until something was computed: a small model's tokens on one core.
+    worth: { tokens: 200, laneMicros: 1_000_000 },
     held: new Map(),
     heldBytes: 0,
     laneCeiling: 1,
