@@ -1,7 +1,7 @@
 /** Engines whose servers can't run here, and vLLM without its installation: against a stand-in that speaks their documented endpoints. */
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
 import { describeEngine } from '../../test/contract/engine-contract.ts';
@@ -143,6 +143,18 @@ describe.skipIf(!isLinux).each(Object.entries(MAKERS))('%s, a stand-in', (name, 
       code: 'model_load_failed',
       message: expect.stringContaining('KV cache is too small'),
     });
+  });
+
+  it.runIf(name === 'vllm')('listens where nobody but this user can come', async () => {
+    const launch = launchOf(makeModel('vllm-reached'));
+    engine = make();
+    const story = openStory(worldOf(engine, launch), launch);
+    await story.model.ensureLoaded();
+    const args = readFileSync(`/proc/${serverOf(launch)}/cmdline`, 'utf8').split('\0');
+    const socket = args[args.indexOf('--uds') + 1] ?? '';
+    expect(statSync(dirname(socket)).mode & 0o777).toBe(0o700);
+    expect(args).not.toContain('--port');
+    expect(args).not.toContain('--api-key');
   });
 
   it('takes no argument that is Berth’s', async () => {
