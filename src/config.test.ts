@@ -37,7 +37,7 @@ function complaint(yaml: string, rest: Partial<ConfigRequest> = {}): string[] {
 
 test('without a file everything comes from the machine', () => {
   const { config, warnings } = load(null);
-  expect(config.device).toEqual({ memoryBytes: 35_000, lanes: 4 });
+  expect(config.devices).toEqual([{ id: 'cpu', memoryBytes: 35_000, lanes: 4 }]);
   expect(config.modelsDir).toBe('/home/somebody/berth/.berth/models');
   expect(config.http).toMatchObject({ host: '127.0.0.1', port: 8420, adminPort: 8421, apiKeys: [] });
   expect(config.limits).toMatchObject({ queueRequests: 512, queueTimeoutMicros: 300e6 });
@@ -71,7 +71,7 @@ test('installed as a package, the models lie in the home folder; BERTH_HOME over
 test('the example is valid, and names every section', () => {
   const example = readFileSync(new URL('../berth.example.yaml', import.meta.url), 'utf8');
   const { config } = load(example);
-  expect(config.device).toEqual({ memoryBytes: 6 * 2 ** 30, lanes: 4 });
+  expect(config.devices).toEqual([{ id: 'cpu', memoryBytes: 6 * 2 ** 30, lanes: 4 }]);
   expect(config.models.map((model) => model.id)).toEqual(['smollm2-135m', 'gemma3-270m']);
   expect(config.models[0]).toMatchObject({
     aliases: ['small', 'gpt-3.5-turbo'],
@@ -118,7 +118,7 @@ test('all errors are told, in the order of the file, with line, field, and what 
     'berth.yaml:7 models.0.parallel: expected a whole number from 1 to 256, received "4"',
     'berth.yaml:9 models.1.aliases.0: the name a is taken by the model a',
     'berth.yaml:11 models.1.kv: expected at least the context (2048), received 1024',
-    'berth.yaml:12 prot: unknown field; known here: models, tenants, device, defaults, limits, residency, kv, http, pull, log, modelsDir',
+    'berth.yaml:12 prot: unknown field; known here: models, tenants, devices, device, defaults, limits, residency, kv, http, pull, log, modelsDir',
     'berth.yaml:13 port: unknown field; did you mean `http.port`?',
     'berth.yaml:14 http: expected a mapping of fields, received 3',
   ]);
@@ -180,7 +180,7 @@ test('more lanes than cores, or more memory than there is, works with a warning'
 test('a file that was named must exist; berth.yaml in the folder is found by itself', () => {
   expect(complaint('', { path: '/no/such.yaml' })[0]).toContain('/no/such.yaml can’t be read'.replace('’', "'"));
   load('device: {lanes: 3}');
-  expect(load(null, { path: undefined }).config.device.lanes).toBe(3);
+  expect(load(null, { path: undefined }).config.devices[0]?.lanes).toBe(3);
   expect(load(null, { path: undefined, cwd: '/' }).path).toBeNull();
 });
 
@@ -255,15 +255,94 @@ describe('tenants', () => {
   });
 });
 
+const gpu = (index: number) => ({
+  index,
+  uuid: `GPU-${index}`,
+  name: 'H100',
+  memoryBytes: 80_000,
+  freeBytes: 70_000,
+});
+const withGpus = (...gpus: ReturnType<typeof gpu>[]) => ({ machine: { ...machine, gpus: () => gpus } });
+const served = 'models: {big: {engine: vllm, source: ./big}}';
+
 test('a GPU is the device where a model wants one, and where it is asked for', () => {
-  const gpu = { index: 0, uuid: 'GPU-1', name: 'H100', memoryBytes: 80_000, freeBytes: 70_000 };
-  const withGpu = { machine: { ...machine, gpus: () => [gpu] } };
-  const served = 'models: {big: {engine: vllm, source: ./big}}';
-  expect(load(served, withGpu).config.device).toEqual({ memoryBytes: 72_000, lanes: 1, gpu });
-  expect(load(`${served}\ndevice: {kind: cpu}`, withGpu).config.device.gpu).toBeUndefined();
-  expect(load(served).config.device.gpu).toBeUndefined();
-  expect(load('models: {small: ./small.gguf}', withGpu).config.device.gpu).toBeUndefined();
-  expect(load('device: {kind: nvidia}', withGpu).config.device.gpu).toEqual(gpu);
+  const withGpu = withGpus(gpu(0));
+  const only = { id: 'gpu0', memoryBytes: 72_000, lanes: 1, gpu: gpu(0) };
+  expect(load(served, withGpu).config.devices).toEqual([only]);
+  for (const [yaml, rest] of [
+    [`${served}\ndevice: {kind: cpu}`, withGpu],
+    [served, {}],
+    ['models: {small: ./small.gguf}', withGpu],
+  ] as const) {
+    expect(load(yaml, rest).config.devices).toEqual([{ id: 'cpu', memoryBytes: 35_000, lanes: 4 }]);
+  }
+  expect(load('device: {kind: nvidia}', withGpu).config.devices).toEqual([only]);
   expect(() => load('device: {kind: nvidia}')).toThrow(/no NVIDIA GPU 0/);
   expect(() => load('device: {kind: nvidia, gpu: 1}', withGpu)).toThrow(/no NVIDIA GPU 1/);
+});
+
+describe('several devices', () => {
+  test('are all GPUs that there are, unless one is named', () => {
+    const two = withGpus(gpu(0), gpu(1));
+    const ids = (yaml: string): string[] => load(yaml, two).config.devices.map(({ id }) => id);
+    expect(ids(served)).toEqual(['gpu0', 'gpu1']);
+    expect(ids(`${served}\ndevice: {gpu: 1}`)).toEqual(['gpu1']);
+    expect(ids('device: {kind: nvidia}')).toEqual(['gpu0']);
+    expect(load(`${served}\ndevice: {memory: 60000}`, two).config.devices).toMatchObject([
+      { memoryBytes: 60_000, lanes: 1 },
+      { memoryBytes: 60_000, lanes: 1 },
+    ]);
+  });
+
+  test('are listed, and those of the CPU share what it has', () => {
+    const yaml = `devices: [{id: a}, {id: b, lanes: 1}, {id: fast, gpu: 1, memory: 70000}]\nmodels: {m: {source: ./m.gguf, device: b}}`;
+    const { config, warnings } = load(yaml, withGpus(gpu(0), gpu(1)));
+    expect(config.devices).toEqual([
+      { id: 'a', memoryBytes: 17_500, lanes: 2 },
+      { id: 'b', memoryBytes: 17_500, lanes: 1 },
+      { id: 'fast', memoryBytes: 70_000, lanes: 1, gpu: gpu(1) },
+    ]);
+    expect(config.models[0]?.device).toBe('b');
+    expect(warnings).toEqual([]);
+    expect(load('devices: [{id: a, lanes: 3}, {id: b, lanes: 3, memory: 60000}]').warnings).toEqual([
+      expect.stringContaining('lanes of all devices of the CPU together are 6'),
+      expect.stringContaining('memory of all devices of the CPU together is'),
+    ]);
+  });
+
+  test('that can’t be meant are told with their lines', () => {
+    const yaml = [
+      'devices:',
+      '  - id: gpu0',
+      '    gpu: 0',
+      '  - id: gpu0',
+      '    gpus: 1',
+      '  - id: Third one',
+      '    kind: nvidia',
+      'models:',
+      '  m: {source: ./m.gguf, device: gpu7}',
+      '  r: {remote: {url: "https://there.example/v1"}, device: gpu0}',
+    ].join('\n');
+    expect(complaint(yaml)).toEqual([
+      'berth.yaml:4 devices.1.id: the id gpu0 is taken by another device',
+      'berth.yaml:5 devices.1.gpus: unknown field; did you mean `gpu`?',
+      'berth.yaml:6 devices.2.id: expected a short name of lower-case letters, digits, - and _, received "Third one"',
+      'berth.yaml:6 devices.2: GPU 0 is another device already',
+      'berth.yaml:9 models.m.device: there is no device "gpu7": this node has gpu0, gpu0, Third one',
+      'berth.yaml:10 models.r.device: a model that is computed elsewhere is on no device here',
+    ]);
+    expect(complaint('devices: [{id: a}, {id: b}]\ndevice: {lanes: 2}')[0]).toMatch(/^device\.lanes: .*leave out/);
+    expect(complaint('devices: [{id: a}]', { flags: { 'device.memory': '1GiB' } })[0]).toMatch(/^device\.memory:/);
+    expect(complaint('models: {m: {source: ./m.gguf, device: gpu0}}')).toEqual([
+      'models.m.device: there is no device "gpu0": this node has cpu',
+    ]);
+  });
+});
+
+test('an engine for all models is that of folders; files stay with llamacpp, and what is elsewhere stays there', () => {
+  const yaml = `models: {folder: {source: ./big}, file: {source: ./small.gguf}, named: {source: ./x, engine: sglang}, bare: {}}`;
+  const engines = (engine: 'vllm' | 'llama-server') =>
+    load(yaml, { engine }).config.models.map(({ engine: name }) => name);
+  expect(engines('vllm')).toEqual(['vllm', null, 'sglang', null]);
+  expect(engines('llama-server')).toEqual([null, null, 'sglang', null]);
 });

@@ -8,15 +8,16 @@ import { modelId, tenantId } from './core/ids.ts';
 import type { Bytes, Micros, ModelId, TenantId } from './core/ids.ts';
 import { BerthError } from './errors.ts';
 import { berthHome, readMachine } from './config/machine.ts';
+import { devicesOf, deviceWarnings } from './config/devices.ts';
+import type { DeviceConfig } from './config/devices.ts';
 import { kvConfig } from './config/kv.ts';
 import type { KvConfig } from './config/kv.ts';
 import type { Machine } from './config/machine.ts';
 import { GPU_ENGINES, OPTIONS } from './config/options.ts';
 import type { ENGINES, Option, OptionPath, OptionValues } from './config/options.ts';
-import { describe, parseConfig } from './config/parse.ts';
+import { describe, noSuchDevice, parseConfig } from './config/parse.ts';
 import type { ConfigFile, ModelEntry } from './config/parse.ts';
 import { tenantFrom, UNLIMITED } from './config/tenants.ts';
-import type { Gpu } from './config/nvidia.ts';
 import type { RemoteConfig } from './config/remote.ts';
 import type { LimitsConfig, PriceConfig, TenantConfig } from './config/tenants.ts';
 
@@ -45,6 +46,8 @@ export interface ModelConfig {
   readonly slo: Slo;
   /** null: the node's. */
   readonly engine: EngineName | null;
+  /** null: any that its engine computes on. */
+  readonly device: string | null;
   readonly args: readonly string[];
   /** Where it is computed; null: here. */
   readonly remote: RemoteConfig | null;
@@ -58,12 +61,8 @@ export interface ModelConfig {
 export interface BerthConfig {
   /** BERTH_HOME, absolute: where the node's database lies. */
   readonly home: string;
-  readonly device: {
-    readonly memoryBytes: Bytes;
-    readonly lanes: number;
-    /** Left out: the CPU. */
-    readonly gpu?: Gpu;
-  };
+  /** At least one. */
+  readonly devices: readonly DeviceConfig[];
   /** Absolute. */
   readonly modelsDir: string;
   /** As the file lists them; models that only lie in the models folder get `defaultModel`. */
@@ -113,6 +112,8 @@ export interface ConfigRequest {
   /** The file; null: none is read. undefined: `BERTH_CONFIG`, else berth.yaml here, else berth.yaml in BERTH_HOME, else none. */
   readonly path?: string | null | undefined;
   readonly flags?: ConfigFlags;
+  /** Of models that name none (`berth serve --engine`); null: llamacpp. One that takes no GGUF files is that of folders only. */
+  readonly engine?: EngineName | null;
   readonly env?: Environment;
   readonly cwd?: string;
   readonly machine?: Machine;
@@ -132,25 +133,12 @@ export function loadConfig(request: ConfigRequest = {}): LoadedConfig {
   const machine = request.machine ?? readMachine();
   const path = request.path === undefined ? findConfig(env, cwd, machine) : request.path && resolve(cwd, request.path);
   const file: ConfigFile =
-    path === null ? { values: {}, models: [], tenants: [] } : parseConfig(readText(path), basename(path));
+    path === null ? { values: {}, models: [], tenants: [], devices: [] } : parseConfig(readText(path), basename(path));
   const warnings: string[] = [];
   const values = mergeValues(file.values, request.flags ?? {}, env, warnings);
   const folder = path === null ? cwd : dirname(path);
-  const config = assemble(values, file, { folder, env, machine });
-  const { memoryBytes, lanes, gpu } = config.device;
-  if (gpu !== undefined && memoryBytes > gpu.memoryBytes) {
-    warnings.push(`device.memory is ${memoryBytes} bytes, but the GPU has ${gpu.memoryBytes}: loads will fail`);
-  }
-  if (gpu === undefined && lanes > machine.cores) {
-    warnings.push(
-      `device.lanes is ${lanes}, but the process may use ${machine.cores} cores: models will slow each other down`,
-    );
-  }
-  if (gpu === undefined && memoryBytes > machine.usableMemoryBytes) {
-    warnings.push(
-      `device.memory is ${memoryBytes} bytes, but only ${machine.usableMemoryBytes} can be used: models may be killed`,
-    );
-  }
+  const config = assemble(values, file, { folder, env, machine, engine: request.engine ?? null });
+  warnings.push(...deviceWarnings(config.devices, machine));
   if ((values['kv.hostMemory'] ?? 0) > 0 && config.kv.hostFolder === null) {
     warnings.push('kv.hostMemory is given, but /dev/shm is not in memory here: name a `kv.hostFolder` that is');
   }
@@ -205,6 +193,7 @@ interface Surroundings {
   readonly folder: string;
   readonly env: Environment;
   readonly machine: Machine;
+  readonly engine: EngineName | null;
 }
 
 function assemble(values: OptionValues, file: ConfigFile, around: Surroundings): BerthConfig {
@@ -216,15 +205,9 @@ function assemble(values: OptionValues, file: ConfigFile, around: Surroundings):
   const { machine, folder, env } = around;
   const home = resolve(berthHome(env, machine));
   const place = (path: string | null): string | null => (path === null ? null : localPath(path, folder, machine));
-  const gpu = gpuOf(need('device.kind'), need('device.gpu'), file, machine);
   const config: BerthConfig = {
     home,
-    device: {
-      memoryBytes:
-        values['device.memory'] ?? Math.floor(gpu === null ? machine.usableMemoryBytes * 0.7 : gpu.memoryBytes * 0.9),
-      lanes: values['device.lanes'] ?? (gpu === null ? machine.cores : 1),
-      ...(gpu !== null && { gpu }),
-    },
+    devices: [],
     modelsDir: place(values.modelsDir) ?? join(home, 'models'),
     models: [],
     tenants: file.tenants.map(tenantFrom),
@@ -269,24 +252,36 @@ function assemble(values: OptionValues, file: ConfigFile, around: Surroundings):
     pull: { hubUrl: values['pull.hubUrl'], hubToken: values['pull.hubToken'] },
     log: { level: need('log.level') },
   };
-  return { ...config, models: file.models.map((entry) => modelFrom(entry, config, around)) };
+  const models = file.models.map((entry) => modelFrom(entry, config, around));
+  const short = {
+    kind: need('device.kind'),
+    gpu: values['device.gpu'],
+    memory: values['device.memory'],
+    lanes: values['device.lanes'],
+  };
+  const wantsGpu = models.some(({ engine: name }) => name !== null && GPU_ENGINES.has(name));
+  const devices = devicesOf(short, file.devices, wantsGpu, machine);
+  const ids = devices.map(({ id }) => id);
+  for (const { id, device } of models) {
+    if (device !== null && !ids.includes(device))
+      throw new BerthError('config_invalid', `models.${id}.device: ${noSuchDevice(device, ids)}`, {
+        param: `models.${id}.device`,
+      });
+  }
+  return { ...config, devices, models };
 }
 
-/** The GPU that the node's models share; null: they share the CPU. Throws `config_invalid` where one is asked for that is not there. */
-function gpuOf(kind: 'auto' | 'cpu' | 'nvidia', index: number, file: ConfigFile, machine: Machine): Gpu | null {
-  const isWanted = kind === 'nvidia' || file.models.some(({ values }) => GPU_ENGINES.has(values.engine ?? ''));
-  if (kind === 'cpu' || !isWanted) return null;
-  const found = machine.gpus?.() ?? [];
-  const gpu = found.find((one) => one.index === index) ?? null;
-  if (gpu !== null || (kind === 'auto' && index === 0)) return gpu;
-  throw new BerthError(
-    'config_invalid',
-    `device.gpu: there is no NVIDIA GPU ${index} (found ${found.length}, by NVML or nvidia-smi): set \`device.kind: cpu\`, or another number`,
-    { param: 'device.gpu' },
-  );
+/** The engine of all models can be one that takes no files: those are llamacpp's then. */
+function engineFrom({ values }: ModelEntry, usual: EngineName | null): EngineName | null {
+  const { engine, remote, source } = values;
+  if (typeof engine === 'string') return engine;
+  if (remote !== undefined && remote !== null) return 'remote';
+  const isFolder = typeof source === 'string' && !isPullSource(source) && !/\.gguf$/i.test(source);
+  return usual !== null && GPU_ENGINES.has(usual) && isFolder ? usual : null;
 }
 
-function modelFrom({ id, values }: ModelEntry, config: BerthConfig, { folder, machine }: Surroundings): ModelConfig {
+function modelFrom(entry: ModelEntry, config: BerthConfig, { folder, machine, engine }: Surroundings): ModelConfig {
+  const { id, values } = entry;
   const source = values.source ?? null;
   const remote = values.remote ?? null;
   const usual = defaultModel(
@@ -305,7 +300,8 @@ function modelFrom({ id, values }: ModelEntry, config: BerthConfig, { folder, ma
     keepAliveMicros: values.keepAlive ?? usual.keepAliveMicros,
     embedWindowMicros: values.embedWindow ?? EMBED_WINDOW_MICROS,
     slo: values.slo ?? usual.slo,
-    engine: values.engine ?? (remote === null ? null : 'remote'),
+    engine: engineFrom(entry, engine),
+    device: values.device ?? null,
     args: values.args ?? [],
     remote: remote && {
       ...remote,
@@ -336,6 +332,7 @@ export function defaultModel(
     embedWindowMicros: EMBED_WINDOW_MICROS,
     slo: config.defaults.slo,
     engine: null,
+    device: null,
     args: [],
     remote: null,
     tenants: null,

@@ -53,8 +53,48 @@ const node = new BerthNode({
   operatorDeadlineMicros: 60 * SECOND,
 });
 await node.configure({
-  device: { memoryBytes: 1 << 30, lanes: 1, overheadBytes: 0 },
-  deviceName: 'fake',
+  devices: [
+    {
+      id: 'cpu',
+      name: 'fake',
+      device: { memoryBytes: 1 << 30, lanes: 1, overheadBytes: 0 },
+      models: [
+        {
+          id: modelId('stamped'),
+          aliases: [],
+          engine,
+          launch: {
+            modelId: modelId('stamped'),
+            path: 'stamped',
+            contextTokens: 4096,
+            kvTokens: 8192,
+            parallel: 256,
+            batchTokens: 512,
+            memoryLimitBytes: 0,
+          },
+          pinned: true,
+          keepAliveMicros: -1,
+          ttftGoalMicros: SECOND,
+          interTokenGoalMicros: SECOND,
+          embedWindowMicros: 3_000,
+          source: 'fake',
+          createdSeconds: 0,
+          fileBytes: MIB,
+          digest: null,
+          details: {
+            format: 'fake',
+            architecture: null,
+            parameters: null,
+            quantization: null,
+            trainedContextTokens: null,
+            chatTemplate: false,
+          },
+          fingerprint: '',
+        },
+      ],
+    },
+  ],
+  order: [modelId('stamped')],
   limits: { queuePerModel: 512, requests: 10_000, queueTimeoutMicros: 60 * SECOND },
   residency: {
     minimumStayMicros: SECOND,
@@ -64,40 +104,6 @@ await node.configure({
     sleepForMicros: -1,
   },
   tenants: [],
-  models: [
-    {
-      id: modelId('stamped'),
-      aliases: [],
-      engine,
-      launch: {
-        modelId: modelId('stamped'),
-        path: 'stamped',
-        contextTokens: 4096,
-        kvTokens: 8192,
-        parallel: 256,
-        batchTokens: 512,
-        memoryLimitBytes: 0,
-      },
-      pinned: true,
-      keepAliveMicros: -1,
-      ttftGoalMicros: SECOND,
-      interTokenGoalMicros: SECOND,
-      embedWindowMicros: 3_000,
-      source: 'fake',
-      createdSeconds: 0,
-      fileBytes: MIB,
-      digest: null,
-      details: {
-        format: 'fake',
-        architecture: null,
-        parameters: null,
-        quantization: null,
-        trainedContextTokens: null,
-        chatTemplate: false,
-      },
-      fingerprint: '',
-    },
-  ],
 });
 const [, , home] = process.argv;
 const tenancy =

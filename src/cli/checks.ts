@@ -5,7 +5,9 @@ import { createServer } from 'node:net';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import type { BerthConfig, LoadedConfig } from '../config.ts';
+import type { DeviceConfig } from '../config/devices.ts';
 import { readMachine } from '../config/machine.ts';
+import type { Machine } from '../config/machine.ts';
 import { asBerthError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import { humanBytes } from './output.ts';
@@ -91,20 +93,32 @@ export function configCheck(load: () => LoadedConfig): { readonly check: Check; 
   }
 }
 
-export function machineChecks({ device }: BerthConfig, machine = readMachine()): Check[] {
+export function machineChecks({ devices }: BerthConfig, machine = readMachine()): Check[] {
+  return devices.flatMap((device) => deviceChecks(device, devices.length > 1, machine));
+}
+
+/** What all parts of the CPU want together is looked at when the configuration is read. */
+function deviceChecks(
+  { id, memoryBytes, lanes: count, gpu }: DeviceConfig,
+  isOneOfMany: boolean,
+  machine: Machine,
+): Check[] {
   const { totalMemoryBytes, usableMemoryBytes, cores } = machine;
+  const of = isOneOfMany ? ` of ${id}` : '';
   const limit = usableMemoryBytes < totalMemoryBytes ? `, ${humanBytes(usableMemoryBytes)} by the control group` : '';
-  const memory = `${humanBytes(device.memoryBytes)} for models, of ${humanBytes(totalMemoryBytes)}${limit}`;
-  const lanes = `${device.lanes}, on ${cores} ${cores === 1 ? 'core' : 'cores'}`;
+  const whole = gpu === undefined ? `${humanBytes(totalMemoryBytes)}${limit}` : humanBytes(gpu.memoryBytes);
+  const memory = `${humanBytes(memoryBytes)} for models, of ${whole}`;
+  const lanes =
+    gpu === undefined ? `${count}, on ${cores} ${cores === 1 ? 'core' : 'cores'}` : `${count}, on ${gpu.name}`;
   return [
-    device.memoryBytes > usableMemoryBytes
-      ? warn('memory', memory, 'Lower `device.memory`: what doesn’t fit is killed by the system.')
-      : device.memoryBytes < LITTLE_MEMORY_BYTES
-        ? warn('memory', memory, 'Only very small models fit: raise `device.memory` if the machine allows it.')
-        : ok('memory', memory),
-    device.lanes > cores
-      ? warn('lanes', lanes, 'Lower `device.lanes`: models will slow each other down.')
-      : ok('lanes', lanes),
+    memoryBytes > (gpu?.memoryBytes ?? usableMemoryBytes)
+      ? warn(`memory${of}`, memory, 'Lower `device.memory`: what doesn’t fit is killed by the system.')
+      : memoryBytes < LITTLE_MEMORY_BYTES
+        ? warn(`memory${of}`, memory, 'Only very small models fit: raise `device.memory` if the machine allows it.')
+        : ok(`memory${of}`, memory),
+    gpu === undefined && count > cores
+      ? warn(`lanes${of}`, lanes, 'Lower `device.lanes`: models will slow each other down.')
+      : ok(`lanes${of}`, lanes),
   ];
 }
 

@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BerthConfig, EngineName, ModelConfig } from '../config.ts';
 import { berthHome, readMachine } from '../config/machine.ts';
+import type { DeviceConfig } from '../config/devices.ts';
 import { gpuBytesOf } from '../config/nvidia.ts';
 import type { RemoteConfig } from '../config/remote.ts';
 import type { ModelId } from '../core/ids.ts';
@@ -11,6 +12,7 @@ import type { CheckpointFacts } from '../engines/checkpoint.ts';
 import { readCheckpoint } from '../engines/checkpoint.ts';
 import type { Engine } from '../engines/engine.ts';
 import { createFakeEngine } from '../engines/fake.ts';
+import { createStarts } from '../engines/http-engine.ts';
 import { createLlamaServerEngine } from '../engines/llama-server.ts';
 import { createLlamaCppEngine } from '../engines/llamacpp/adapter.ts';
 import { createSglangEngine } from '../engines/sglang.ts';
@@ -21,47 +23,55 @@ import { createVllmEngine } from '../engines/vllm.ts';
 import type { Log } from '../runtime/log.ts';
 
 export interface Engines {
-  /** Of a model that is computed here. */
-  of(name: EngineName): Engine;
+  /** Of a model that is computed on this device. Each device has engines of its own: another GPU is another environment. */
+  of(name: EngineName, device: DeviceConfig): Engine;
   /** One for each place: each has its own key and connections. */
   remote(config: RemoteConfig): Engine;
 }
 
 export function lazyEngines(config: BerthConfig, log: Log): Engines {
-  const { gpu } = config.device;
   const usual = {
     loadTimeoutMicros: config.limits.loadTimeoutMicros,
     log: (model: ModelId | null, line: string): void => log.debug({ model, line }, 'engine'),
   };
-  // What such a server holds of the machine's own memory is not what its models share.
-  const onGpu = gpu && {
-    env: { ...process.env, CUDA_VISIBLE_DEVICES: gpu.uuid },
-    deviceBytes: (group: number) => gpuBytesOf(membersOf(group)),
-  };
-  const makers: Readonly<Record<EngineName, () => Engine>> = {
-    llamacpp: () =>
-      createLlamaCppEngine({
-        ...usual,
-        compileCacheFolder: join(berthHome(process.env, readMachine()), 'compile-cache'),
-      }),
-    'llama-server': () => createLlamaServerEngine(usual),
-    vllm: () => createVllmEngine({ ...usual, ...onGpu, platform: gpu === undefined ? 'cpu' : 'gpu' }),
-    sglang: () => createSglangEngine({ ...usual, ...onGpu }),
-    trtllm: () => createTrtllmEngine({ ...usual, ...onGpu }),
-    fake: () => createFakeEngine(),
-    // The configuration's reader lets no such model pass.
-    remote: () => {
-      throw new BerthError('config_invalid', 'A remote model needs `remote: {url: …}`.');
-    },
+  const compileCacheFolder = join(berthHome(process.env, readMachine()), 'compile-cache');
+  const hasGpus = config.devices.some(({ gpu }) => gpu !== undefined);
+  // Servers of all devices start one after the other: what their starts share is the machine.
+  const starts = createStarts();
+  const make = (name: EngineName, { gpu }: DeviceConfig): Engine => {
+    // What is computed on the CPU of a node with GPUs must not be seen on one.
+    const env = hasGpus ? { ...process.env, CUDA_VISIBLE_DEVICES: gpu?.uuid ?? '' } : process.env;
+    // What a server holds of the machine's own memory is not what the models of a GPU share.
+    const deviceBytes = gpu && { deviceBytes: (group: number) => gpuBytesOf(membersOf(group)) };
+    const server = { ...usual, env, starts, ...deviceBytes };
+    switch (name) {
+      case 'llamacpp':
+        return createLlamaCppEngine({ ...usual, env, compileCacheFolder });
+      case 'llama-server':
+        return createLlamaServerEngine({ ...usual, env });
+      case 'vllm':
+        return createVllmEngine({ ...server, platform: gpu === undefined ? 'cpu' : 'gpu' });
+      case 'sglang':
+        return createSglangEngine(server);
+      case 'trtllm':
+        return createTrtllmEngine(server);
+      case 'fake':
+        return createFakeEngine();
+      case 'remote':
+        // The configuration's reader lets no such model pass.
+        throw new BerthError('config_invalid', 'A remote model needs `remote: {url: …}`.');
+      default:
+        return name satisfies never;
+    }
   };
   const made = new Map<string, Engine>();
-  const once = (key: string, make: () => Engine): Engine => {
-    const engine = made.get(key) ?? make();
+  const once = (key: string, create: () => Engine): Engine => {
+    const engine = made.get(key) ?? create();
     made.set(key, engine);
     return engine;
   };
   return {
-    of: (name) => once(name, makers[name]),
+    of: (name, device) => once(`${name} ${device.id}`, () => make(name, device)),
     remote: (remote) =>
       once(JSON.stringify(remote), () =>
         createRemoteEngine({

@@ -4,7 +4,7 @@
  */
 import { Command, CommanderError, Option } from 'commander';
 import type { ConfigFlags } from '../config.ts';
-import { OPTIONS } from '../config/options.ts';
+import { OPTIONS, USUAL_ENGINES } from '../config/options.ts';
 import type { OptionPath } from '../config/options.ts';
 import { asBerthError, BerthError, ERRORS } from '../errors.ts';
 import type { NodeOptions } from './client.ts';
@@ -198,7 +198,7 @@ function addBench(add: (usage: string, about: string) => Command, run: Runner): 
     .option('--plot <file>', 'draw the times to the first token as SVG')
     .option('--start', 'start a node for it, and stop it afterwards')
     .option('--config <file>', 'that node’s configuration file')
-    .addOption(new Option('--engine <name>', 'its engine').choices(['llamacpp', 'llama-server', 'fake']))
+    .addOption(new Option('--engine <name>', 'its engine').choices(USUAL_ENGINES))
     .option('--admin-url <address>', 'admin API of the node, for its switches (BERTH_ADMIN_URL)')
     .option('--admin-key <key>', 'key of the admin API (BERTH_ADMIN_KEY)')
     .action(run(async () => (await import('./commands/bench.ts')).bench));
@@ -232,9 +232,7 @@ export function buildProgram(io: Io): Command {
     .option('--no-config', 'read no configuration file');
   for (const { option } of settingFlags()) serve.addOption(option);
   withJson(serve)
-    .addOption(
-      new Option('--engine <name>', 'engine of models that name none').choices(['llamacpp', 'llama-server', 'fake']),
-    )
+    .addOption(new Option('--engine <name>', 'engine of models that name none').choices(USUAL_ENGINES))
     .option('--journal <file>', 'write all events and decisions, without any text of users')
     .option('--insecure-no-auth', 'listen beyond loopback without keys: whoever reaches the port may use it')
     .action(run(async () => (await import('./commands/serve.ts')).serve));

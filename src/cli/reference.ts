@@ -27,7 +27,7 @@ work while no node runs: then they act on the models folder themselves, and so t
 
 **Columns of \`ps\`.** The first six are Ollama's. \`SIZE\` is the memory that is charged to the model now. \`UNTIL\` is when an idle model
 leaves the device: a time, \`Forever\`, \`Loading...\` or \`Stopping...\`. \`TIER\` is where its weights are: \`device\` (computing memory),
-\`host\` (asleep: only mapped), \`disk\`. \`RUN\` and \`WAIT\` count requests.
+\`host\` (asleep: only mapped), \`disk\`. \`RUN\` and \`WAIT\` count requests. A node with several devices has a column \`DEVICE\`.
 
 **Stopping.** The first Ctrl-C (or SIGTERM) lets running requests of \`berth serve\` end, the second ends it at once. A \`run\` or \`chat\`
 that is interrupted frees its work on the node within one token. An interrupted \`pull\` goes on where it was when it is run again.

@@ -1,39 +1,26 @@
 /** Joins all parts into a running node. Nothing is decided here. */
-import { cpus } from 'node:os';
-import type { BerthConfig, ModelConfig, Slo } from '../config.ts';
-import { catalogueEntries, defaultModel, isFile, isPullSource, launchTokens } from '../config.ts';
+import type { BerthConfig } from '../config.ts';
+import { catalogueEntries, isFile, isPullSource } from '../config.ts';
 import { watchConfig } from '../config/watch.ts';
-import { DEFAULT_TENANT, MIB, MILLI, SECOND, modelId } from '../core/ids.ts';
-import type { Micros } from '../core/ids.ts';
+import { DEFAULT_TENANT, MILLI, SECOND } from '../core/ids.ts';
 import { asBerthError } from '../errors.ts';
-import type { Engine } from '../engines/engine.ts';
 import { listenGateway } from '../gateway/listen.ts';
 import type { GuardOptions } from '../gateway/options.ts';
-import type { Catalogue, CatalogueModel } from '../models/catalogue.ts';
+import type { Catalogue } from '../models/catalogue.ts';
 import { createCatalogue } from '../models/catalogue.ts';
 import type { OnProgress } from '../models/progress.ts';
 import { pull } from '../models/pull.ts';
 import { createClock } from '../runtime/clock.ts';
-import type { HostedSpec } from '../runtime/hosted.ts';
 import { openJournal } from '../runtime/journal.ts';
 import type { Log } from '../runtime/log.ts';
 import { createLog } from '../runtime/log.ts';
 import type { KvTiers } from '../runtime/kv-desk.ts';
 import { BerthNode } from '../runtime/node.ts';
-import type { NodeConfiguration } from '../runtime/node.ts';
 import type { RunningNode, StartOptions } from '../runtime/start-types.ts';
-import type { Engines, Served } from './engines.ts';
 import { lazyEngines, readServed } from './engines.ts';
+import { configurationOf } from './hosting.ts';
 import { openTenancy } from './tenancy.ts';
-import type { Tenancy } from './tenancy.ts';
 import { version } from './version.ts';
-
-/** What `slo` promises: first token within, and between two tokens. They order work and bound turns. */
-const GOALS: Readonly<Record<Slo, { readonly ttftGoalMicros: Micros; readonly interTokenGoalMicros: Micros }>> = {
-  latency: { ttftGoalMicros: 500 * MILLI, interTokenGoalMicros: 50 * MILLI },
-  balanced: { ttftGoalMicros: 2 * SECOND, interTokenGoalMicros: 200 * MILLI },
-  throughput: { ttftGoalMicros: 10 * SECOND, interTokenGoalMicros: SECOND },
-};
 
 /** The models folder is looked at so often, for files that came or went. */
 const REFRESH_MILLIS = 5_000;
@@ -64,7 +51,10 @@ export async function startNode(options: StartOptions): Promise<RunningNode> {
   await catalogue.refresh();
   const apply = async (): Promise<void> => {
     const served = await readServed(config.models.filter((model) => !isFile(model)));
-    await node.configure(configurationOf(config, catalogue, served, engines, options, tenancy));
+    const found = catalogue.list();
+    await node.configure(
+      configurationOf({ config, found, served, engines, usualEngine: options.engine, tenants: tenancy.specs() }),
+    );
   };
   await apply();
 
@@ -114,6 +104,7 @@ export async function startNode(options: StartOptions): Promise<RunningNode> {
       : await watchConfig(
           options.configPath,
           ({ config: changed, warnings }) => {
+            if (devicesOf(changed) !== devicesOf(config)) return refuse(OTHER_DEVICES);
             config = changed;
             tenancy.declare(changed);
             for (const warning of warnings) log.warn(warning);
@@ -124,7 +115,7 @@ export async function startNode(options: StartOptions): Promise<RunningNode> {
               .catch((error: unknown) => refuse(asBerthError(error).message));
           },
           (error) => refuse(error.message),
-          { flags: options.flags },
+          { flags: options.flags, engine: options.engine },
         );
   const refuse = (message: string): void => {
     node.configRefused(message);
@@ -155,6 +146,11 @@ export async function startNode(options: StartOptions): Promise<RunningNode> {
     stop: () => (stopping ??= stop()),
   };
 }
+
+const OTHER_DEVICES = 'devices: other ones than the node has are taken with its next start only';
+
+/** Which they are, apart from what they may use. */
+const devicesOf = ({ devices }: BerthConfig): string => devices.map(({ id, gpu }) => `${id} ${gpu?.uuid}`).join();
 
 /** An empty list is left out: the listener then has its own rule, by where it listens. */
 const guards = ({ http }: BerthConfig): GuardOptions => ({
@@ -210,166 +206,4 @@ function pullMissing(
     }
   };
   next().catch((error: unknown) => log.error({ reason: asBerthError(error).message }, 'a model could not be pulled'));
-}
-
-function configurationOf(
-  config: BerthConfig,
-  catalogue: Catalogue,
-  served: readonly Served[],
-  engines: Engines,
-  options: StartOptions,
-  tenancy: Tenancy,
-): NodeConfiguration {
-  const configured = new Map(config.models.map((model) => [model.id as string, model]));
-  const found = catalogue.list();
-  const fakeOnly = options.engine === 'fake' && found.length + served.length === 0;
-  const demos = fakeOnly ? ['fake-small', 'fake-large'] : [];
-  const models = [
-    ...demos.map((id) => demoSpec(id, config, engines.of('fake'))),
-    ...found
-      .filter(isServable)
-      .map((model) =>
-        specOf(model, configured.get(model.id) ?? defaultModel(config, model.id, null), config, engines, options),
-      ),
-    ...served.map((model) => servedSpec(model, config, engines)),
-  ];
-  const { memoryBytes, lanes } = config.device;
-  return {
-    device: {
-      memoryBytes,
-      lanes,
-      overheadBytes: models.reduce((most, { engine }) => Math.max(most, engine.overheadBytes), 0),
-    },
-    deviceName: config.device.gpu?.name ?? cpus()[0]?.model ?? 'CPU',
-    limits: {
-      queuePerModel: config.limits.queueRequests,
-      requests: 20 * config.limits.queueRequests,
-      queueTimeoutMicros: config.limits.queueTimeoutMicros,
-    },
-    residency: { ...config.residency, drainMicros: 2 * SECOND },
-    tenants: tenancy.specs(),
-    models,
-  };
-}
-
-/** Adapters and projectors lie in the same folders as models, but nobody can talk to them. */
-const isServable = ({ facts }: CatalogueModel): boolean => facts === null || facts.type === 'model';
-
-function specOf(
-  found: CatalogueModel,
-  model: ModelConfig,
-  config: BerthConfig,
-  engines: Engines,
-  options: StartOptions,
-): HostedSpec {
-  const { facts } = found;
-  const engine = engines.of(model.engine ?? options.engine ?? 'llamacpp');
-  const tokens = launchTokens(model, config.defaults, facts?.trainedContextTokens ?? null);
-  return {
-    id: found.id,
-    aliases: found.aliases,
-    engine,
-    launch: {
-      modelId: found.id,
-      path: found.path,
-      ...tokens,
-      parallel: model.parallel,
-      batchTokens: model.batchTokens,
-      memoryLimitBytes: config.device.memoryBytes,
-    },
-    pinned: model.pinned,
-    keepAliveMicros: model.keepAliveMicros,
-    embedWindowMicros: model.embedWindowMicros,
-    ...GOALS[model.slo],
-    source: found.source,
-    createdSeconds: found.modifiedSeconds,
-    fileBytes: found.fileBytes,
-    digest: found.sha256 ?? found.fingerprint,
-    details: {
-      format: 'gguf',
-      architecture: facts?.architecture ?? null,
-      parameters: facts?.parameters ?? null,
-      quantization: facts?.quantization ?? null,
-      trainedContextTokens: facts?.trainedContextTokens ?? null,
-      chatTemplate: facts?.chatTemplate ?? false,
-    },
-    fingerprint: found.fingerprint ?? '',
-  };
-}
-
-/** A model that is no GGUF file: a folder, or one that is computed elsewhere. */
-function servedSpec({ model, facts }: Served, config: BerthConfig, engines: Engines): HostedSpec {
-  const { remote } = model;
-  const tokens = launchTokens(model, config.defaults, facts?.trainedContextTokens ?? null);
-  const args = remote === null ? model.args : [remote.model ?? '', remote.keyEnv ?? '', remote.keyFile ?? ''];
-  return {
-    id: model.id,
-    aliases: model.aliases,
-    engine: remote === null ? engines.of(model.engine ?? 'vllm') : engines.remote(remote),
-    launch: {
-      modelId: model.id,
-      path: remote === null ? (model.source ?? '') : remote.url,
-      ...tokens,
-      parallel: model.parallel,
-      batchTokens: model.batchTokens,
-      // A GPU's budget says nothing of the machine's memory.
-      memoryLimitBytes: remote === null && config.device.gpu === undefined ? config.device.memoryBytes : 0,
-      args,
-    },
-    // What holds nothing need never make room.
-    pinned: model.pinned || remote !== null,
-    keepAliveMicros: model.keepAliveMicros,
-    embedWindowMicros: model.embedWindowMicros,
-    ...GOALS[model.slo],
-    source: remote === null ? (model.source ?? '') : remote.url,
-    createdSeconds: facts?.modifiedSeconds ?? 0,
-    fileBytes: facts?.weightBytes ?? 0,
-    digest: null,
-    details: {
-      format: remote === null ? 'safetensors' : 'remote',
-      architecture: facts?.architecture ?? null,
-      parameters: null,
-      quantization: null,
-      trainedContextTokens: facts?.trainedContextTokens ?? null,
-      chatTemplate: facts?.chatTemplate ?? remote !== null,
-    },
-    fingerprint: facts?.fingerprint ?? '',
-    isElsewhere: remote !== null,
-  };
-}
-
-/** For `berth serve --engine fake` in an empty folder: something to talk to. */
-function demoSpec(id: string, config: BerthConfig, engine: Engine): HostedSpec {
-  const { contextTokens, parallel, batchTokens, slo } = config.defaults;
-  return {
-    id: modelId(id),
-    aliases: [],
-    engine,
-    launch: {
-      modelId: modelId(id),
-      path: id,
-      contextTokens,
-      kvTokens: 2 * contextTokens,
-      parallel,
-      batchTokens,
-      memoryLimitBytes: 0,
-    },
-    pinned: false,
-    keepAliveMicros: config.residency.keepAliveMicros,
-    embedWindowMicros: 3 * MILLI,
-    ...GOALS[slo],
-    source: 'fake',
-    createdSeconds: Math.floor(Date.now() / 1000),
-    fileBytes: 100 * MIB,
-    digest: null,
-    details: {
-      format: 'fake',
-      architecture: 'fake',
-      parameters: null,
-      quantization: null,
-      trainedContextTokens: null,
-      chatTemplate: true,
-    },
-    fingerprint: '',
-  };
 }

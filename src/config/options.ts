@@ -34,6 +34,9 @@ const KEEP_ALIVE_ABOUT = 'How long a model stays on the device after its last re
 /** All engines that a model may name. */
 export const ENGINES = ['llamacpp', 'llama-server', 'vllm', 'sglang', 'trtllm', 'remote', 'fake'] as const;
 
+/** Those that can be every model's: one that is computed elsewhere needs an address of its own. */
+export const USUAL_ENGINES = ENGINES.filter((name) => name !== 'remote');
+
 /** Engines that compute on a GPU where there is one. */
 export const GPU_ENGINES: ReadonlySet<string> = new Set(['vllm', 'sglang', 'trtllm']);
 
@@ -43,13 +46,14 @@ export const OPTIONS = {
     default: 'auto' as const,
     env: 'BERTH_DEVICE',
     about:
-      'What models share. auto: an NVIDIA GPU, if there is one and a model of vllm, sglang or trtllm is listed; else the CPU.',
+      'What models share. auto: the NVIDIA GPUs, a device each, if there are any and a model of vllm, sglang or trtllm is listed; else the CPU.',
   }),
   'device.gpu': option({
     kind: whole(0, 255),
-    default: 0,
+    default: null,
+    otherwise: 'all that there are, where `device.kind` is auto; else 0',
     env: 'BERTH_GPU',
-    about: 'The number of the GPU, where it is one (a node has one device).',
+    about: 'The number of the GPU, where it shall be one.',
   }),
   'device.memory': option({
     kind: bytes(1),
@@ -57,7 +61,7 @@ export const OPTIONS = {
     otherwise: '70 % of the machine’s memory, or of the control group’s limit; 90 % of a GPU’s',
     env: 'BERTH_MEMORY',
     flag: '--memory <size>',
-    about: 'Memory that all models together may hold.',
+    about: 'Memory that all models together may hold; of several GPUs, on each.',
   }),
   'device.lanes': option({
     kind: whole(1, 4096),
@@ -337,6 +341,13 @@ export const MODEL_OPTIONS = {
     default: null,
     otherwise: 'the node’s (`--engine`), llamacpp',
     about: 'Which engine runs it: docs/engines.md compares them.',
+  }),
+  device: option({
+    kind: text('the id of a device'),
+    default: null,
+    otherwise: 'any that its engine computes on',
+    about:
+      'The device that it is computed on, where the node has several: docs/engines.md tells how one is chosen else.',
   }),
   args: option({
     kind: texts('a list of arguments'),

@@ -7,6 +7,8 @@ import type { Document } from 'yaml';
 import { z } from 'zod';
 import { BerthError } from '../errors.ts';
 import { closest } from './closest.ts';
+import { DEVICE_OPTIONS } from './devices.ts';
+import type { DeviceEntry } from './devices.ts';
 import { MODEL_OPTIONS, OPTIONS } from './options.ts';
 import type { ModelOptionValues, Option, OptionPath, OptionValues } from './options.ts';
 import { TENANT_ID, TENANT_ID_EXPECTED, TENANT_OPTIONS } from './tenants.ts';
@@ -24,6 +26,8 @@ export interface ConfigFile {
   readonly values: Partial<OptionValues>;
   readonly models: readonly ModelEntry[];
   readonly tenants: readonly TenantEntry[];
+  /** Empty: there is one, as `device` says. */
+  readonly devices: readonly DeviceEntry[];
 }
 
 /** One thing wrong. `key`: the problem is this key of the mapping at `path`. */
@@ -88,6 +92,10 @@ const NAMED_MODELS = orNothing(
   {},
 );
 
+const DEVICES = orNothing(z.array(z.strictObject({ id: name, ...fieldsOf(DEVICE_OPTIONS) })), []);
+const DEVICE_ID = /^[a-z0-9][a-z0-9_-]{0,31}$/;
+const DEVICE_ID_EXPECTED = 'a short name of lower-case letters, digits, - and _';
+
 const TENANTS = orNothing(
   z.record(
     z.string(),
@@ -105,7 +113,7 @@ for (const [path, option] of Object.entries(OPTIONS)) {
 }
 
 function rootSchema(models: z.ZodType) {
-  const shape: Record<string, z.ZodType> = { models, tenants: TENANTS };
+  const shape: Record<string, z.ZodType> = { models, tenants: TENANTS, devices: DEVICES };
   for (const [section, options] of SECTIONS) {
     const fields = Object.fromEntries([...options].map(([key, option]) => [key, field(option)]));
     if (section === '') Object.assign(shape, fields);
@@ -133,7 +141,13 @@ export function parseConfig(yaml: string, file: string): ConfigFile {
   const problems: Problem[] = parsed.success ? [] : parsed.error.issues.flatMap((issue) => explain(issue, raw));
   const models = modelsOf(parsed.success ? parsed.data['models'] : readable(raw));
   const tenants = tenantsOf(parsed.success ? parsed.data['tenants'] : isObject(raw) ? raw['tenants'] : {});
-  problems.push(...checkNames(models), ...checkTenants(tenants, models), ...models.flatMap(checkPlace));
+  const devices = devicesIn(parsed.success ? parsed.data['devices'] : isObject(raw) ? raw['devices'] : []);
+  problems.push(
+    ...checkNames(models),
+    ...checkTenants(tenants, models),
+    ...models.flatMap(checkPlace),
+    ...checkDevices(devices, models),
+  );
   if (problems.length > 0) {
     const located = problems.map((problem) => ({ line: lineOf(document, lines, problem), problem }));
     const sorted = located.toSorted((a, b) => a.line - b.line);
@@ -143,7 +157,7 @@ export function parseConfig(yaml: string, file: string): ConfigFile {
     });
     throw new BerthError('config_invalid', messages.join('\n'), { param: problems[0]?.path.join('.') ?? '' });
   }
-  return { values: parsed.success ? flatten(parsed.data) : {}, models, tenants };
+  return { values: parsed.success ? flatten(parsed.data) : {}, models, tenants, devices };
 }
 
 function toPlain(document: Document, file: string): unknown {
@@ -183,6 +197,38 @@ const tenantsOf = (tenants: unknown): TenantEntry[] =>
     values: isObject(values) ? values : {},
   }));
 
+const devicesIn = (devices: unknown): DeviceEntry[] =>
+  (Array.isArray(devices) ? devices : []).filter(isObject).map(({ id, ...values }) => ({
+    id: typeof id === 'string' ? id : UNNAMED,
+    values,
+  }));
+
+function checkDevices(devices: readonly DeviceEntry[], models: readonly ModelEntry[]): Problem[] {
+  const problems: Problem[] = [];
+  const ids = devices.map(({ id }) => id);
+  for (const [index, id] of ids.entries()) {
+    const problem = (message: string): number => problems.push({ path: ['devices', index, 'id'], message });
+    if (id === UNNAMED) continue;
+    if (!DEVICE_ID.test(id)) problem(`expected ${DEVICE_ID_EXPECTED}, received ${describe(id)}`);
+    if (ids.indexOf(id) < index) problem(`the id ${id} is taken by another device`);
+  }
+  const gpus = devices.map(({ values: { kind, gpu } }) => (kind === 'nvidia' ? (gpu ?? 0) : (gpu ?? null)));
+  for (const [index, gpu] of gpus.entries()) {
+    if (gpu !== null && gpus.indexOf(gpu) < index)
+      problems.push({ path: ['devices', index], message: `GPU ${gpu} is another device already` });
+  }
+  // Without a list the ids depend on the machine.
+  for (const { path, values } of devices.length === 0 ? [] : models) {
+    const { device } = values;
+    if (typeof device === 'string' && !ids.includes(device))
+      problems.push({ path: [...path, 'device'], message: noSuchDevice(device, ids) });
+  }
+  return problems;
+}
+
+export const noSuchDevice = (id: string, ids: readonly string[]): string =>
+  `there is no device ${describe(id)}: this node has ${ids.join(', ')}`;
+
 /** A tenant that a model names may be one of the database, so a name that isn't here is no mistake. */
 function checkTenants(tenants: readonly TenantEntry[], models: readonly ModelEntry[]): Problem[] {
   const check = (id: string, path: Path): Problem[] =>
@@ -210,13 +256,14 @@ function readable(raw: unknown): unknown {
 }
 
 /** A model is computed by an engine here, or elsewhere. */
-function checkPlace({ values: { engine, remote, source }, path }: ModelEntry): Problem[] {
+function checkPlace({ values: { engine, remote, source, device }, path }: ModelEntry): Problem[] {
   const problem = (key: string, message: string): Problem[] => [{ path, key, message }];
   if (engine === 'remote' && remote === undefined)
     return problem('engine', 'a model of the engine remote needs `remote: {url: …}`');
   if (remote === undefined) return [];
   if (engine !== undefined && engine !== 'remote')
     return problem('remote', `a model that is computed elsewhere can’t have the engine ${engine}`);
+  if (device !== undefined) return problem('device', 'a model that is computed elsewhere is on no device here');
   return source === undefined ? [] : problem('source', 'a model that is computed elsewhere has no file here');
 }
 
@@ -264,13 +311,16 @@ function explain(issue: z.core.$ZodIssue, raw: unknown): Problem[] {
       ? 'a list or a mapping of models'
       : path[0] === 'tenants' && path.length === 1
         ? 'a mapping of tenants'
-        : 'a mapping of fields';
+        : path[0] === 'devices' && path.length === 1
+          ? 'a list of devices'
+          : 'a mapping of fields';
   return [{ path, message: `expected ${expected}, received ${describe(found)}` }];
 }
 
 const ROOT_KEYS = [
   'models',
   'tenants',
+  'devices',
   ...[...SECTIONS.keys()].filter((s) => s !== ''),
   ...(SECTIONS.get('')?.keys() ?? []),
 ];
@@ -283,7 +333,9 @@ function hint(path: Path, key: string): string {
         ? ['id', ...Object.keys(MODEL_OPTIONS)]
         : path[0] === 'tenants'
           ? Object.keys(TENANT_OPTIONS)
-          : [...(SECTIONS.get(String(path[0]))?.keys() ?? [])];
+          : path[0] === 'devices'
+            ? ['id', ...Object.keys(DEVICE_OPTIONS)]
+            : [...(SECTIONS.get(String(path[0]))?.keys() ?? [])];
   const near = closest(key, known);
   if (near !== null) return `did you mean \`${near}\`?`;
   const elsewhere = Object.keys(OPTIONS).find((option) => option.endsWith(`.${key}`));

@@ -1,4 +1,5 @@
 /** docs/configuration.md, made from the table of options. `vitest run --project unit src/config/reference.test.ts -u` writes it. */
+import { DEVICE_OPTIONS } from './devices.ts';
 import { MODEL_OPTIONS, OPTIONS } from './options.ts';
 import type { Option } from './options.ts';
 import { TENANT_OPTIONS } from './tenants.ts';
@@ -25,7 +26,7 @@ that is wrong stops the start.
 
 **Saved changes** are applied while the node runs. Flags and variables still hold. A save with an error changes nothing: the node
 logs it, \`GET /api/admin/status\` shows it as \`configError\`, and the old configuration stays in force. Where the node listens
-(all of \`http\` but \`apiKeys\`), \`modelsDir\`, \`kv\`, \`limits.bodyBytes\`, \`limits.loadTimeout\` and \`log.level\` change with the next start only.
+(all of \`http\` but \`apiKeys\`), which devices it has, \`modelsDir\`, \`kv\`, \`limits.bodyBytes\`, \`limits.loadTimeout\` and \`log.level\` change with the next start only.
 
 **Units.** A size is \`6GiB\`, \`512MiB\`, \`1.5G\` (binary), \`8GB\` (decimal) or a number of bytes. A duration is \`250ms\`, \`90s\`, \`5m\`,
 \`1h30m\`, \`2d\` or a number of **seconds**, as Ollama's \`keep_alive\`; \`-1\` or \`forever\` is for ever. In variables and flags the items
@@ -72,6 +73,25 @@ models:
 Ids and aliases share one space of names, whatever their case: a name means one model.
 `;
 
+const DEVICES = `## devices
+
+A list, where a node has several devices, instead of \`device\`; [engines](engines.md#several-devices) tells which model is computed on which.
+The list itself, with kinds and GPUs, changes with the next start only; \`memory\` and \`lanes\` at once.
+
+\`\`\`yaml
+devices:
+  - id: gpu0
+    gpu: 0
+  - id: gpu1
+    gpu: 1
+    memory: 60GiB
+  - id: cpu
+    lanes: 8
+models:
+  qwen3-8b: {engine: vllm, source: ./models/Qwen3-8B, device: gpu1}
+\`\`\`
+`;
+
 const TENANTS = `## tenants
 
 A mapping of ids to what holds for each; [tenants](tenants.md) tells the whole story. Tenants can be made by \`berth tenants add\` too: one
@@ -103,6 +123,7 @@ export function configurationPage(): string {
   return [
     INTRO,
     ...[...sections].map(([name, paths]) => section(name, paths)),
+    `${DEVICES}\n${fields(DEVICE_OPTIONS)}\n`,
     `${MODELS}\n${fields(MODEL_OPTIONS)}\n`,
     `${TENANTS}\n${fields(TENANT_OPTIONS)}\n`,
   ].join('\n');

@@ -21,7 +21,7 @@ test('each save is told once; a bad save is told as an error and changes nothing
   };
   const watching = await watchConfig(
     path,
-    ({ config }) => tell(`lanes ${config.device.lanes} port ${config.http.port}`),
+    ({ config }) => tell(`lanes ${config.devices[0]?.lanes} port ${config.http.port}`),
     (error) => tell(error.message),
     { env: {}, flags: { 'http.port': '7' } },
   );

@@ -24,15 +24,34 @@ export interface HttpEngineOptions {
   readonly groups?: MemoryGroups;
   readonly patience?: StopPatience;
   readonly sampleMicros?: Micros;
+  /** Left out: one of its own. */
+  readonly starts?: Starts;
   /** What a process group holds of the device's memory, where that is not the machine's; null: it can't be told. */
   readonly deviceBytes?: (group: number) => Bytes | null;
+}
+
+/** One start after the other: two at once take several times as long as one (imports, page cache, cores). */
+export type Starts = <T>(start: () => Promise<T>) => Promise<T>;
+
+export function createStarts(): Starts {
+  let last: Promise<unknown> = Promise.resolve();
+  return (start) => {
+    const started = last.then(start);
+    last = started.catch(() => {});
+    return started;
+  };
 }
 
 /** Servers give way to the node, which must answer while they compute. */
 const NICENESS = 5;
 
 export function createHttpEngine(dialect: HttpDialect, options: HttpEngineOptions = {}): Engine {
-  const { loadTimeoutMicros = 5 * MINUTE, silenceMicros = 2 * MINUTE, log = () => {} } = options;
+  const {
+    loadTimeoutMicros = 5 * MINUTE,
+    silenceMicros = 2 * MINUTE,
+    log = () => {},
+    starts = createStarts(),
+  } = options;
   const supervisor = createSupervisor({
     ...(options.groups && { groups: options.groups }),
     ...(options.patience && { patience: options.patience }),
@@ -44,8 +63,6 @@ export function createHttpEngine(dialect: HttpDialect, options: HttpEngineOption
     },
     (options.sampleMicros ?? SECOND) / MILLI,
   ).unref();
-  /** Starts one after the other: two at once take several times as long as one (imports, page cache, cores). */
-  let lastStart: Promise<unknown> = Promise.resolve();
   let closing: Promise<void> | null = null;
   const startOptions = {
     dialect,
@@ -69,11 +86,7 @@ export function createHttpEngine(dialect: HttpDialect, options: HttpEngineOption
         silenceMicros,
         moveMicros: loadTimeoutMicros,
         ...(options.deviceBytes && { deviceBytes: options.deviceBytes }),
-        start(of, hooks) {
-          const start = lastStart.then(() => startServer(of, hooks, startOptions));
-          lastStart = start.catch(() => {});
-          return start;
-        },
+        start: (of, hooks) => starts(() => startServer(of, hooks, startOptions)),
         log,
         holds: (holding) => void (holding ? models.add(model) : models.delete(model)),
       });

@@ -66,6 +66,8 @@ export interface ModelView {
   readonly id: ModelId;
   readonly aliases: readonly string[];
   readonly engine: string;
+  /** Where it is, or was the last time. Left out: nowhere yet, or the node has only one. */
+  readonly device?: string;
   readonly capabilities: EngineCapabilities;
   readonly state: ModelState;
   /** Where its weights are: computing memory, only mapped (asleep), or only the file. */
@@ -103,19 +105,33 @@ export interface DecisionView {
   readonly model: ModelId | null;
   readonly request: RequestId | null;
   readonly because: Because;
+  /** Left out: the node has only one. */
+  readonly device?: string;
+}
+
+interface DeviceStatus {
+  readonly name: string;
+  readonly memoryBytes: Bytes;
+  readonly lanes: number;
+  readonly reservedBytes: Bytes;
+  readonly chargedBytes: Bytes;
+  readonly freeBytes: Bytes;
+}
+
+export interface DeviceView extends DeviceStatus {
+  readonly id: string;
+  /** Requests computing / waiting there. */
+  readonly running: number;
+  readonly waiting: number;
 }
 
 export interface NodeStatus {
   readonly version: string;
   readonly uptimeMicros: Micros;
-  readonly device: {
-    readonly name: string;
-    readonly memoryBytes: Bytes;
-    readonly lanes: number;
-    readonly reservedBytes: Bytes;
-    readonly chargedBytes: Bytes;
-    readonly freeBytes: Bytes;
-  };
+  /** Of several: all together. */
+  readonly device: DeviceStatus;
+  /** Left out: there is only one. */
+  readonly devices?: readonly DeviceView[];
   readonly requests: {
     readonly running: number;
     readonly waiting: number;

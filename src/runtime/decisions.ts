@@ -10,7 +10,8 @@ const PER_REQUEST = 50;
 const REQUESTS = 2_000;
 
 export interface DecisionLog {
-  add(at: Micros, action: Action): void;
+  /** `device` null: there is only one. */
+  add(at: Micros, action: Action, device: string | null): void;
   /** Oldest first; empty for what is unknown. */
   of(modelOrRequest: string): readonly DecisionView[];
 }
@@ -33,7 +34,7 @@ export function createDecisionLog(): DecisionLog {
   };
 
   return {
-    add(at, action) {
+    add(at, action, device) {
       const request = 'requestId' in action ? action.requestId : null;
       const view: DecisionView = {
         at,
@@ -41,6 +42,7 @@ export function createDecisionLog(): DecisionLog {
         model: action.modelId,
         request,
         because: action.because,
+        ...(device !== null && { device }),
       };
       const decision: Entry = { id: action.id, view };
       const isSlice = action.type === 'grantSlice' || action.type === 'endSlice';
@@ -54,8 +56,8 @@ export function createDecisionLog(): DecisionLog {
     },
     of(name) {
       const found = [...(models.get(name) ?? []), ...(slices.get(name) ?? []), ...(requests.get(name) ?? [])];
-      // Of the same moment, in the order in which they were decided.
-      return found.toSorted((a, b) => a.id - b.id).map(({ view }) => view);
+      // Each device numbers its own: of the same moment, in the order in which they were decided.
+      return found.toSorted((a, b) => a.view.at - b.view.at || a.id - b.id).map(({ view }) => view);
     },
   };
 }

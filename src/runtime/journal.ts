@@ -6,11 +6,13 @@ import { createWriteStream } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { finished } from 'node:stream/promises';
 import type { Action } from '../core/actions.ts';
-import type { Input } from '../core/arbiter.ts';
+import type { Arbiter, Input } from '../core/arbiter.ts';
 import { createArbiter } from '../core/arbiter.ts';
 import { BerthError } from '../errors.ts';
 
 export interface JournalEntry extends Input {
+  /** Left out: the node has only one. */
+  readonly device?: string;
   readonly actions: readonly Action[];
 }
 
@@ -66,12 +68,14 @@ export async function readJournal(path: string): Promise<JournalEntry[]> {
   });
 }
 
-/** Feeds the events to a new arbiter; returns the first entry whose actions differ, or null. */
+/** Feeds the events to a new arbiter of each device; returns the first entry whose actions differ, or null. */
 export function firstDivergence(
   entries: readonly JournalEntry[],
 ): { readonly index: number; readonly actions: readonly Action[] } | null {
-  const arbiter = createArbiter();
+  const arbiters = new Map<string, Arbiter>();
   for (const [index, entry] of entries.entries()) {
+    const arbiter = arbiters.get(entry.device ?? '') ?? createArbiter();
+    arbiters.set(entry.device ?? '', arbiter);
     const { actions } = arbiter.handle({ now: entry.now, events: entry.events });
     if (JSON.stringify(actions) !== JSON.stringify(entry.actions)) return { index, actions };
   }

@@ -1,5 +1,5 @@
 /** Between the node's requests and the KV cache: who asks, what is told to whose engine, and what is learned from it. */
-import type { CoreEvent } from '../core/events.ts';
+import type { EventOf } from '../core/events.ts';
 import type { KvEntryId, Micros, ModelId, TenantId } from '../core/ids.ts';
 import type { EngineEvent, EngineModel, KvEvent, KvPlan } from '../engines/engine.ts';
 import type { KvCacheOptions } from '../kv/cache.ts';
@@ -38,7 +38,7 @@ export interface KvDeskOptions {
   readonly model: (modelId: ModelId) => EngineModel | undefined;
   /** Learned; what it takes to compute 1,000 tokens again. */
   readonly prefillMicrosPerKiloToken: (modelId: ModelId) => Micros;
-  readonly tell: (event: CoreEvent) => void;
+  readonly tell: (event: EventOf<'kvSaved'>) => void;
 }
 
 /** Tokens that may be computed before the runner hears that it is to stop. */

@@ -22,6 +22,15 @@ export interface ModelGauge {
   readonly running: number;
   readonly waiting: number;
   readonly chargedBytes: number;
+  /** Left out: there is only one. */
+  readonly device?: string;
+}
+
+export interface DeviceGauge {
+  /** null: there is only one. */
+  readonly device: string | null;
+  readonly memoryBytes: number;
+  readonly heldBytes: number;
 }
 
 export interface Metrics {
@@ -37,13 +46,11 @@ export interface Metrics {
   refused(model: string, code: string): void;
   failed(model: string, code: string): void;
   moved(model: string, to: 'device' | 'host' | 'disk', micros: Micros): void;
-  slice(model: string, lanes: number, computeMicros: Micros): void;
+  /** `device` null: there is only one. */
+  slice(model: string, lanes: number, computeMicros: Micros, device: string | null): void;
   preempted(model: string): void;
   /** The text, with the gauges as they are now. */
-  text(
-    models: readonly ModelGauge[],
-    device: { readonly memoryBytes: number; readonly heldBytes: number; readonly kv: KvStats | null },
-  ): Promise<string>;
+  text(models: readonly ModelGauge[], devices: readonly DeviceGauge[], kv: KvStats | null): Promise<string>;
 }
 
 export function createMetrics(): Metrics {
@@ -79,13 +86,15 @@ export function createMetrics(): Metrics {
   const failures = counter('berth_request_failed_total', 'Requests that ended in an error', ['model', 'reason']);
   const moves = counter('berth_switches_total', 'Moves of a model between device, host and disk', ['model', 'to']);
   const moveSeconds = counter('berth_switch_seconds_total', 'Time spent in these moves', ['model', 'to']);
-  const deviceSeconds = counter('berth_device_seconds_total', 'Lane-seconds computed', ['model']);
+  const deviceSeconds = counter('berth_device_seconds_total', 'Lane-seconds computed', ['model', 'device']);
   const state = gauge('berth_model_state', '1 for the state that the model is in', ['model', 'state']);
-  const resident = gauge('berth_resident_bytes', 'Bytes charged to the model', ['model']);
-  const budget = gauge('berth_memory_budget_bytes', 'The device memory that Berth may use', []);
-  const held = gauge('berth_memory_held_bytes', 'Reserved or used by models', []);
+  const resident = gauge('berth_resident_bytes', 'Bytes charged to the model', ['model', 'device']);
+  const budget = gauge('berth_memory_budget_bytes', 'The device memory that Berth may use', ['device']);
+  const held = gauge('berth_memory_held_bytes', 'Reserved or used by models', ['device']);
 
-  const kv = createKvMetrics(registry);
+  const showKv = createKvMetrics(registry);
+  // A node with one device has no need of the label.
+  const on = (device: string | null): { device?: string } => (device === null ? {} : { device });
 
   return {
     finished(model, reason, seen) {
@@ -108,19 +117,22 @@ export function createMetrics(): Metrics {
       moves.inc({ model, to });
       moveSeconds.inc({ model, to }, seconds(micros));
     },
-    slice: (model, lanes, computeMicros) => deviceSeconds.inc({ model }, seconds(computeMicros) * lanes),
+    slice: (model, lanes, computeMicros, device) =>
+      deviceSeconds.inc({ model, ...on(device) }, seconds(computeMicros) * lanes),
     preempted: (model) => preemptions.inc({ model_name: model }),
-    async text(models, device) {
+    async text(models, devices, kv) {
       for (const each of [running, waiting, state, resident]) each.reset();
       for (const model of models) {
         running.set({ model_name: model.model }, model.running);
         waiting.set({ model_name: model.model }, model.waiting);
         state.set({ model: model.model, state: model.state }, 1);
-        resident.set({ model: model.model }, model.chargedBytes);
+        resident.set({ model: model.model, ...on(model.device ?? null) }, model.chargedBytes);
       }
-      budget.set(device.memoryBytes);
-      held.set(device.heldBytes);
-      if (device.kv !== null) kv(device.kv);
+      for (const { device, memoryBytes, heldBytes } of devices) {
+        budget.set(on(device), memoryBytes);
+        held.set(on(device), heldBytes);
+      }
+      if (kv !== null) showKv(kv);
       return registry.metrics();
     },
   };

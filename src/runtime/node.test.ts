@@ -198,7 +198,8 @@ describe('an operator', () => {
 
   test('who asks for a model larger than the budget is told both numbers', async () => {
     const { node, configuration, timer } = await fakeNode();
-    await node.configure({ ...configuration, device: { ...configuration.device, memoryBytes: 100 } });
+    const tiny = configuration.devices.map((each) => ({ ...each, device: { ...each.device, memoryBytes: 100 } }));
+    await node.configure({ ...configuration, devices: tiny });
     expect(await codeOf(node.load('m1', DEFAULT_TENANT))).toBe('model_too_large');
     await timer.settle();
   });
@@ -211,7 +212,8 @@ describe('the configuration', () => {
     ask('m2');
     await timer.settle();
     const larger = { ...fakeSpec(engine, 'm1'), launch: { ...fakeSpec(engine, 'm1').launch, contextTokens: 4096 } };
-    await node.configure({ ...configuration, models: [larger, fakeSpec(engine, 'm3')] });
+    const devices = configuration.devices.map((each) => ({ ...each, models: [larger, fakeSpec(engine, 'm3')] }));
+    await node.configure({ ...configuration, devices, order: [modelId('m1'), modelId('m3')] });
     await timer.settle();
     expect(() => ask('m2')).toThrow(expect.objectContaining({ code: 'model_not_found' }));
     const asked = [ask('m1'), ask('m3')];

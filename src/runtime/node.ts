@@ -1,48 +1,37 @@
 /**
- * The node: an inbox, a clock and the arbiter. Whatever happens goes into the inbox; the arbiter is asked at once, its actions are
- * performed, their completions come back through the inbox. Nothing else decides.
+ * The node: the requests of all, and its devices, each with an arbiter of its own. Here is decided only which device a model is computed
+ * on; all else is decided there.
  */
-import type { Action } from '../core/actions.ts';
-import { whyNot } from '../core/admission.ts';
-import { createArbiter } from '../core/arbiter.ts';
-import type { CoreEvent, DeviceSpec, Limits, ResidencySpec, TenantSpec } from '../core/events.ts';
+import type { CoreEvent } from '../core/events.ts';
 import type { ModelId, RequestId, TenantId } from '../core/ids.ts';
-import { DEFAULT_TENANT, requestId as asRequestId } from '../core/ids.ts';
-import { BerthError } from '../errors.ts';
+import { DEFAULT_TENANT, SECOND, requestId as asRequestId } from '../core/ids.ts';
+import { BerthError, modelNotFound } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { EngineEvent } from '../engines/engine.ts';
 import type { KvView, ModelView, NodeApi, NodeStatus, StreamEvent, Submission, SubmissionHandle } from './api.ts';
 import type { Clock } from './clock.ts';
 import type { DecisionLog } from './decisions.ts';
-import type { DeviceTimeRow, Payer } from './device-time.ts';
-import { createDeviceTime } from './device-time.ts';
 import { createDecisionLog } from './decisions.ts';
-import type { Hosted, HostedSpec } from './hosted.ts';
-import { toModelSpec } from './hosted.ts';
+import type { DeviceConfiguration, SharedConfiguration } from './device.ts';
+import { Device } from './device.ts';
+import type { DeviceTimeRow, Payer } from './device-time.ts';
+import { Homes } from './homes.ts';
+import type { Placed } from './homes.ts';
 import type { Journal } from './journal.ts';
 import type { KvDesk, KvTiers } from './kv-desk.ts';
 import { openKvDesk } from './kv-desk.ts';
 import type { Log } from './log.ts';
-import { logDecision } from './log.ts';
 import type { Metrics } from './metrics.ts';
 import { createMetrics } from './metrics.ts';
-import { observe } from './observe.ts';
-import type { Stage } from './perform.ts';
-import { perform } from './perform.ts';
-import { createRegistry } from './registry.ts';
 import type { LiveRequest } from './requests.ts';
 import { createLiveRequest, estimatePromptTokens, receive, survives } from './requests.ts';
-import { modelView, queuedNote, statusOf } from './views.ts';
-import type { Waiters } from './waiters.ts';
-import { createWaiters } from './waiters.ts';
+import { modelView, queuedNote, together } from './views.ts';
 
-export interface NodeConfiguration {
-  readonly device: DeviceSpec;
-  readonly deviceName: string;
-  readonly limits: Limits;
-  readonly residency: ResidencySpec;
-  readonly tenants: readonly TenantSpec[];
-  readonly models: readonly HostedSpec[];
+export interface NodeConfiguration extends SharedConfiguration {
+  /** At least one, and always the same ones. */
+  readonly devices: readonly DeviceConfiguration[];
+  /** All models that the devices list, as people shall see them. */
+  readonly order: readonly ModelId[];
 }
 
 export interface NodeOptions {
@@ -67,63 +56,70 @@ const USUAL_MAX_TOKENS = 512;
 
 export class BerthNode implements NodeApi {
   readonly #options: NodeOptions;
-  readonly #arbiter = createArbiter();
   readonly #metrics: Metrics = createMetrics();
   readonly #decisions: DecisionLog = createDecisionLog();
-  readonly #registry = createRegistry((id) => observe(this.#stage, id));
   readonly #requests = new Map<RequestId, LiveRequest>();
-  readonly #waiters: Waiters;
   readonly #kv: KvDesk;
-  readonly #deviceTime = createDeviceTime();
   /** Of requests, those just ended too: their last slice is reported after them. */
   readonly #payers = new Map<RequestId, Payer>();
-  readonly #inbox: CoreEvent[] = [];
-  readonly #stage: Stage;
-  #pumping = false;
-  #cancelWake: (() => void) | null = null;
+  readonly #homes = new Homes((id, isOnly) => this.#createDevice(id, isOnly));
   #configuration: NodeConfiguration | null = null;
   #configError: string | null = null;
   #stopping = false;
 
   constructor(options: NodeOptions) {
     this.#options = options;
-    this.#waiters = createWaiters(options.clock, options.operatorDeadlineMicros);
     const { clock, log } = options;
     this.#kv = openKvDesk(options.kv, {
       clock,
       log,
-      model: (id) => this.#registry.get(id)?.model,
-      prefillMicrosPerKiloToken: (id) => this.#arbiter.state.models.get(id)?.costs.prefillMicrosPerKiloToken ?? 0,
-      tell: (event) => this.#tell(event),
+      model: (id) => this.#homes.homeOf(id)?.registry.get(id)?.model,
+      prefillMicrosPerKiloToken: (id) =>
+        this.#homes.homeOf(id)?.state.models.get(id)?.costs.prefillMicrosPerKiloToken ?? 0,
+      tell: (event) => this.#homes.homeOf(event.modelId)?.tell(event),
     });
-    this.#stage = {
-      clock: options.clock,
-      kv: this.#kv,
-      deviceTime: this.#deviceTime,
-      payerOf: (id) => this.#payers.get(id) ?? null,
-      metrics: this.#metrics,
-      log: options.log,
-      hosted: (id) => this.#registry.get(id),
-      request: (id) => this.#requests.get(id),
-      requestsOf: (id) => this.#requestsOf(id),
-      reopen: (hosted) => this.#registry.reopen(hosted),
-      tell: (event) => this.#tell(event),
-      heard: (live, event) => this.#heard(live, event),
-      drop: (live, failure) => this.#drop(live, failure),
-    };
   }
 
   // -------------------------------------------------------------- configuration
 
   /** Takes the whole configuration, at the start and at each change. Models that are new are estimated first. */
   async configure(configuration: NodeConfiguration): Promise<void> {
-    await this.#registry.take(configuration.models);
+    const { devices, order } = configuration;
+    this.#homes.adopt(devices);
+    const shares = this.#homes.share(devices);
+    const hosted = new Set(order);
+    const prepare = (device: Device, index: number): Promise<() => void> => device.prepare(shares[index] ?? [], hosted);
+    const commits = await Promise.all(this.#devices.map(prepare));
+    for (const commit of commits) commit();
+    this.#homes.settle();
     this.#configuration = configuration;
     this.#configError = null;
-    const { device, limits, residency, tenants } = configuration;
-    this.#deviceTime.configured(this.#options.clock.now(), device.lanes);
-    const models = this.#registry.listed().map((hosted) => toModelSpec(hosted, this.#options.kv !== null));
-    this.#tell({ type: 'configured', device, limits, residency, tenants, models });
+    for (const [index, device] of this.#devices.entries())
+      device.configure(devices[index] as DeviceConfiguration, configuration);
+  }
+
+  get #devices(): readonly Device[] {
+    return this.#homes.devices;
+  }
+
+  #createDevice(id: string, isOnly: boolean): Device {
+    const { clock, log, journal, operatorDeadlineMicros, kv } = this.#options;
+    return new Device({
+      id,
+      label: isOnly ? null : id,
+      clock,
+      log,
+      journal,
+      operatorDeadlineMicros,
+      keepsKv: kv !== null,
+      kv: this.#kv,
+      metrics: this.#metrics,
+      decisions: this.#decisions,
+      payerOf: (request) => this.#payers.get(request) ?? null,
+      request: (request) => this.#requests.get(request),
+      heard: (device, live, event) => this.#heard(device, live, event),
+      drop: (live, failure) => this.#drop(live, failure),
+    });
   }
 
   /** The last save of the configuration was refused: said in the status until a good one comes. */
@@ -131,52 +127,31 @@ export class BerthNode implements NodeApi {
     this.#configError = message;
   }
 
-  // -------------------------------------------------------------- the cycle
-
-  #tell(event: CoreEvent): void {
-    this.#inbox.push(event);
-    this.#pump();
+  #place(name: string): Placed {
+    const id = this.#homes.idOf(name);
+    if (id === null) throw modelNotFound(name);
+    return this.#homes.place(id);
   }
 
-  #pump(): void {
-    if (this.#pumping) return;
-    this.#pumping = true;
-    try {
-      while (this.#inbox.length > 0) {
-        const events = this.#inbox.splice(0);
-        const now = this.#options.clock.now();
-        const { actions, wakeAt } = this.#arbiter.handle({ now, events });
-        this.#options.journal?.write({ now, events, actions });
-        for (const action of actions) this.#perform(now, action);
-        this.#scheduleWake(wakeAt, now);
-      }
-    } finally {
-      this.#pumping = false;
-    }
-    this.#waiters.look(this.#arbiter.state);
-  }
-
-  #perform(now: number, action: Action): void {
-    this.#decisions.add(now, action);
-    logDecision(this.#options.log, action);
-    perform(this.#stage, action);
-  }
-
-  #scheduleWake(wakeAt: number | null, now: number): void {
-    this.#cancelWake?.();
-    this.#cancelWake =
-      wakeAt === null ? null : this.#options.clock.after(wakeAt - now, () => this.#tell({ type: 'ticked' }));
+  /** What one device's core can't know: how many requests the others have. */
+  #checkRoom(): void {
+    const limit = this.#configuration?.limits.requests ?? 0;
+    if (this.#devices.length === 1 || this.#requests.size < limit) return;
+    throw new BerthError('queue_full', `the node has ${this.#requests.size} requests already`, {
+      retryAfterMicros: SECOND,
+    });
   }
 
   // -------------------------------------------------------------- requests
 
   submit(submission: Submission, sink: (event: StreamEvent) => void): SubmissionHandle {
-    const hosted = this.#registry.find(submission.model);
+    const { device, hosted } = this.#place(submission.model);
     const request =
       submission.request.kind === 'embed' ? submission.request : { ...submission.request, resumeTokens: [] };
     const unfit = hosted.spec.engine.check(request);
     if (unfit !== null)
       throw new BerthError(unfit.code, unfit.message, unfit.param === undefined ? {} : { param: unfit.param });
+    this.#checkRoom();
     const id = this.#freshId(request.requestId);
     // Until this call returns the caller has no handle: what it would hear is kept, and a refusal is thrown.
     let early: StreamEvent[] | null = [];
@@ -190,7 +165,7 @@ export class BerthNode implements NodeApi {
     this.#requests.set(id, live);
     this.#remember(id, submission);
     this.#kv.arrived(live, hosted);
-    this.#tell({
+    device.tell({
       type: 'requestArrived',
       requestId: id,
       tenantId: submission.tenantId,
@@ -203,7 +178,7 @@ export class BerthNode implements NodeApi {
       interTokenGoalMicros: submission.interTokenGoalMicros,
       keepAliveMicros: submission.keepAliveMicros,
     });
-    if (this.#arbiter.state.models.get(live.modelId)?.phase === 'loading') live.loadingSince ??= live.arrivedAt;
+    if (device.state.models.get(live.modelId)?.phase === 'loading') live.loadingSince ??= live.arrivedAt;
     const refused = early.find((event) => event.type === 'failed');
     if (refused !== undefined) {
       const { code, message, retryAfterMicros, param } = refused;
@@ -217,14 +192,14 @@ export class BerthNode implements NodeApi {
       const events = early ?? [];
       early = null;
       if (left) return;
-      for (const event of [...queuedNote(this.#arbiter.state, live, events), ...events]) sink(event);
+      for (const event of [...queuedNote(device.state, live, events), ...events]) sink(event);
     });
     return {
       requestId: id,
       modelId: hosted.spec.id,
       cancel: () => {
         left = true;
-        this.#cancel(id);
+        this.#cancel(device, id);
       },
     };
   }
@@ -236,9 +211,9 @@ export class BerthNode implements NodeApi {
     return id;
   }
 
-  #heard(live: LiveRequest, event: EngineEvent): void {
+  #heard(device: Device, live: LiveRequest, event: EngineEvent): void {
     if (this.#requests.get(live.id) !== live) return;
-    if (survives(live, event)) return this.#lost(live);
+    if (survives(live, event)) return this.#lost(device, live);
     const now = this.#options.clock.now();
     const isLast = event.type === 'finished' || event.type === 'embedded' || event.type === 'failed';
     if (isLast) this.#forget(live.id);
@@ -247,16 +222,16 @@ export class BerthNode implements NodeApi {
     const told: CoreEvent[] = [];
     const forClient = receive(live, event, now, (coreEvent) => told.push(coreEvent));
     if (forClient !== null) live.sink(forClient);
-    this.#inbox.push(...told);
+    device.note(told);
     if (isLast) this.#count(live, event, forClient);
-    if (told.length > 0) this.#pump();
+    if (told.length > 0) device.pump();
   }
 
   /** Its engine died: the core hears of that next, and only then decides anything. */
-  #lost(live: LiveRequest): void {
+  #lost(device: Device, live: LiveRequest): void {
     live.sink({ type: 'preempted' });
-    this.#inbox.push({ type: 'requestLost', requestId: live.id });
-    queueMicrotask(() => this.#pump());
+    device.note([{ type: 'requestLost', requestId: live.id }]);
+    queueMicrotask(() => device.pump());
   }
 
   #count(live: LiveRequest, event: EngineEvent, seen: StreamEvent | null): void {
@@ -272,8 +247,8 @@ export class BerthNode implements NodeApi {
     live.sink({ type: 'failed', code, message, ...(retryAfterMicros === null ? {} : { retryAfterMicros }) });
   }
 
-  #cancel(id: RequestId): void {
-    if (this.#forget(id)) this.#tell({ type: 'requestCancelled', requestId: id });
+  #cancel(device: Device, id: RequestId): void {
+    if (this.#forget(id)) device.tell({ type: 'requestCancelled', requestId: id });
   }
 
   #remember(id: RequestId, { tenantId, keyId }: Submission): void {
@@ -288,38 +263,25 @@ export class BerthNode implements NodeApi {
     return this.#requests.delete(id);
   }
 
-  *#requestsOf(id: ModelId): Generator<LiveRequest> {
-    const model = this.#arbiter.state.models.get(id);
-    if (model === undefined) return;
-    for (const requests of [...model.queues.values(), model.active]) {
-      for (const request of requests) {
-        const live = this.#requests.get(request);
-        if (live !== undefined) yield live;
-      }
-    }
-  }
-
   // -------------------------------------------------------------- what people see and ask
 
-  #view(hosted: Hosted): ModelView {
-    const { state } = this.#arbiter;
-    return modelView(hosted, state.models.get(hosted.spec.id), state, this.#options.clock.now());
+  #view({ device: { state }, hosted }: Placed): ModelView {
+    const { id } = hosted.spec;
+    return modelView(hosted, state.models.get(id), state, this.#options.clock.now(), this.#homes.labelOf(id));
   }
 
   models(_tenantId: TenantId): readonly ModelView[] {
-    return this.#registry.listed().map((hosted) => this.#view(hosted));
+    return (this.#configuration?.order ?? []).map((id) => this.#view(this.#homes.find(id)));
   }
 
   model(name: string, _tenantId: TenantId): ModelView {
-    return this.#view(this.#registry.find(name));
+    return this.#view(this.#homes.find(name));
   }
 
   status(): NodeStatus {
-    const { state } = this.#arbiter;
-    let chargedBytes = 0;
-    for (const { chargedBytes: bytes } of this.#registry.all()) chargedBytes += bytes;
     return {
-      ...statusOf(state, this.#configuration?.deviceName ?? '', chargedBytes),
+      ...together(this.#devices.map((device) => device.status())),
+      ...(this.#devices.length > 1 && { devices: this.#devices.map((device) => device.view()) }),
       version: this.#options.version,
       uptimeMicros: this.#options.clock.now(),
       configError: this.#configError,
@@ -331,9 +293,9 @@ export class BerthNode implements NodeApi {
   }
 
   why(name: string): ReturnType<DecisionLog['of']> {
-    const found = this.#decisions.of(this.#registry.idOf(name) ?? name);
-    if (found.length > 0) return found;
-    if (this.#registry.idOf(name) !== null) return [];
+    const id = this.#homes.idOf(name);
+    const found = this.#decisions.of(id ?? name);
+    if (found.length > 0 || id !== null) return found;
     throw new BerthError('not_found', `nothing was decided about ${JSON.stringify(name.slice(0, 100))}`);
   }
 
@@ -342,7 +304,7 @@ export class BerthNode implements NodeApi {
 
   /** Where the lanes' time went since this was last asked. */
   takeDeviceTime(): DeviceTimeRow[] {
-    return this.#deviceTime.take(this.#options.clock.now());
+    return this.#devices.flatMap(({ deviceTime }) => deviceTime.take(this.#options.clock.now()));
   }
 
   kv(): KvView | null {
@@ -350,51 +312,40 @@ export class BerthNode implements NodeApi {
   }
 
   metrics(): Promise<string> {
-    const { state } = this.#arbiter;
-    const gauges = this.models(DEFAULT_TENANT).map(({ id, state, running, waiting, chargedBytes }) => ({
-      model: id,
-      state,
-      running,
-      waiting,
-      chargedBytes,
-    }));
-    return this.#metrics.text(gauges, {
+    const gauges = this.models(DEFAULT_TENANT).map(({ id, ...model }) => ({ model: id, ...model }));
+    const devices = this.#devices.map(({ id, state }) => ({
+      device: this.#devices.length === 1 ? null : id,
       memoryBytes: state.device.memoryBytes,
       heldBytes: state.heldBytes,
-      kv: this.#kv.view()?.stats ?? null,
-    });
+    }));
+    return this.#metrics.text(gauges, devices, this.#kv.view()?.stats ?? null);
   }
 
   async load(name: string, _tenantId: TenantId): Promise<void> {
-    const { spec } = this.#registry.find(name);
-    const model = this.#arbiter.state.models.get(spec.id);
-    const refusal = model === undefined ? null : whyNot(this.#arbiter.state, model);
-    if (refusal !== null && refusal.code !== 'queue_full') throw new BerthError(refusal.code, refusal.message);
-    const loaded = this.#waiters.waitFor(this.#arbiter.state, spec.id, 'resident');
-    this.#tell({ type: 'loadRequested', modelId: spec.id, keepAliveMicros: null });
-    await loaded;
+    const { device, hosted } = this.#place(name);
+    await device.load(hosted);
   }
 
   async stop(name: string, _tenantId: TenantId, { force }: { readonly force: boolean }): Promise<void> {
-    const { spec } = this.#registry.find(name);
-    const stopped = this.#waiters.waitFor(this.#arbiter.state, spec.id, 'cold');
-    this.#tell({ type: 'stopRequested', modelId: spec.id, force });
-    await stopped;
+    const { device, hosted } = this.#homes.find(name);
+    await device.stop(hosted, force);
   }
 
   /** Admits nothing more, lets what runs finish until the deadline, then closes the engines, which fail the rest. */
   async close(graceMicros: number): Promise<void> {
     if (this.#stopping) return;
     this.#stopping = true;
-    this.#tell({ type: 'nodeStopping' });
+    for (const device of this.#devices) device.tell({ type: 'nodeStopping' });
     const deadline = this.#options.clock.now() + graceMicros;
     while (this.#requests.size > 0 && this.#options.clock.now() < deadline) {
       await new Promise<void>((resolve) => setTimeout(resolve, 20));
     }
-    const engines = new Set([...this.#registry.all()].map(({ spec }) => spec.engine));
+    const engines = new Set(
+      this.#devices.flatMap(({ registry }) => [...registry.all()].map(({ spec }) => spec.engine)),
+    );
     await Promise.all([...engines].map((engine) => engine.close()));
     await this.#kv.close(KV_CLOSE_MICROS);
-    this.#cancelWake?.();
+    for (const device of this.#devices) device.close();
     await this.#options.journal?.close();
   }
 }

@@ -11,13 +11,14 @@ export function observe(stage: Stage, modelId: ModelId): EngineObserver {
   return {
     sliceEnded(report) {
       const { sliceId, steps, prefillTokens, decodeTokens, wallMicros, computeMicros, lanes } = report;
-      stage.metrics.slice(modelId, lanes, computeMicros);
+      stage.metrics.slice(modelId, lanes, computeMicros, stage.label);
       deviceTime.ended(clock.now(), modelId, report, stage.payerOf);
       const counts = { steps, prefillTokens, decodeTokens, wallMicros, computeMicros };
       stage.tell({ type: 'sliceEnded', modelId, sliceId, lanes, ...counts });
     },
     died(reason) {
-      stage.log.error({ model: modelId, reason }, 'the process of a model ended');
+      const on = stage.label === null ? {} : { device: stage.label };
+      stage.log.error({ model: modelId, ...on, reason }, 'the process of a model ended');
       deviceTime.died(clock.now(), modelId);
       stage.kv.died(modelId);
       stage.tell({ type: 'engineDied', modelId });

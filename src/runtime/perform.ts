@@ -16,6 +16,8 @@ import { engineRequestOf } from './requests.ts';
 import type { Clock } from './clock.ts';
 
 export interface Stage {
+  /** The device's name; null: it is the node's only one. */
+  readonly label: string | null;
   readonly clock: Clock;
   readonly metrics: Metrics;
   readonly log: Log;

@@ -1,16 +1,17 @@
 /** The models that the node hosts, by id and by every name that a client may use. */
 import type { ModelId } from '../core/ids.ts';
-import { modelNotFound } from '../errors.ts';
 import type { EngineObserver } from '../engines/engine.ts';
 import type { Hosted, HostedSpec } from './hosted.ts';
 import { revisionOf } from './hosted.ts';
 
 export interface Registry {
-  /** Takes the whole list: what is absent loses its name, but keeps its handle until it has been unloaded. */
-  take(specs: readonly HostedSpec[]): Promise<void>;
+  /**
+   * Estimates the models that are new; what it resolves to takes the whole list: what is absent loses its name, but keeps its handle until
+   * it has been unloaded.
+   */
+  prepare(specs: readonly HostedSpec[]): Promise<() => void>;
   get(id: ModelId): Hosted | undefined;
-  /** By id or alias; throws `model_not_found`. */
-  find(name: string): Hosted;
+  /** By id or alias; null: it has none of that name. */
   idOf(name: string): ModelId | null;
   /** In the configuration's order. */
   listed(): Hosted[];
@@ -27,34 +28,32 @@ export function createRegistry(observe: (id: ModelId) => EngineObserver): Regist
 
   const idOf = (name: string): ModelId | null => names.get(name) ?? names.get(name.replace(/:latest$/, '')) ?? null;
 
+  const take = (specs: readonly HostedSpec[], estimates: ReadonlyMap<ModelId, Hosted['estimate']>): void => {
+    names.clear();
+    order = specs.map(({ id }) => id);
+    for (const spec of specs) {
+      const known = hosted.get(spec.id);
+      const guess = estimates.get(spec.id) ?? guessFromFile(spec);
+      if (known === undefined) {
+        const model = spec.engine.open(spec.launch, observe(spec.id));
+        hosted.set(spec.id, { spec, estimate: guess, model, revision: revisionOf(spec), chargedBytes: 0 });
+      } else Object.assign(known, { spec, estimate: guess });
+      for (const name of [spec.id, ...spec.aliases]) names.set(name, spec.id);
+    }
+  };
+
   return {
-    async take(specs) {
+    async prepare(specs) {
       const estimates = new Map<ModelId, Hosted['estimate']>();
       for (const spec of specs) {
         const known = hosted.get(spec.id);
         const unchanged = known !== undefined && revisionOf(known.spec) === revisionOf(spec);
         estimates.set(spec.id, unchanged ? known.estimate : await estimate(spec));
       }
-      names.clear();
-      order = specs.map(({ id }) => id);
-      for (const spec of specs) {
-        const known = hosted.get(spec.id);
-        const guess = estimates.get(spec.id) ?? guessFromFile(spec);
-        if (known === undefined) {
-          const model = spec.engine.open(spec.launch, observe(spec.id));
-          hosted.set(spec.id, { spec, estimate: guess, model, revision: revisionOf(spec), chargedBytes: 0 });
-        } else Object.assign(known, { spec, estimate: guess });
-        for (const name of [spec.id, ...spec.aliases]) names.set(name, spec.id);
-      }
+      return () => take(specs, estimates);
     },
     get: (id) => hosted.get(id),
     idOf,
-    find(name) {
-      const id = idOf(name);
-      const found = id === null ? undefined : hosted.get(id);
-      if (found === undefined) throw modelNotFound(name);
-      return found;
-    },
     listed: () => order.flatMap((id) => hosted.get(id) ?? []),
     all: () => hosted.values(),
     reopen(model) {

@@ -24,7 +24,13 @@ const TIERS: Readonly<Record<Model['phase'], ModelView['tier']>> = {
   unloading: 'device',
 };
 
-export function modelView(hosted: Hosted, model: Model | undefined, state: State, now: Micros): ModelView {
+export function modelView(
+  hosted: Hosted,
+  model: Model | undefined,
+  state: State,
+  now: Micros,
+  device: string | null,
+): ModelView {
   const { spec } = hosted;
   const phase = model?.phase ?? 'cold';
   const failure = model?.failure ?? null;
@@ -32,6 +38,7 @@ export function modelView(hosted: Hosted, model: Model | undefined, state: State
     id: spec.id,
     aliases: spec.aliases,
     engine: spec.engine.name,
+    ...(device !== null && { device }),
     capabilities: spec.engine.capabilities,
     state: failure !== null && phase === 'cold' ? 'failed' : STATES[phase],
     tier: TIERS[phase],
@@ -78,6 +85,29 @@ export function statusOf(
   return {
     device: { name: deviceName, memoryBytes, lanes, reservedBytes, chargedBytes, freeBytes: freeBytes(state) },
     requests: { running, waiting: state.requests.size - running, finished, failed: failed + refused },
+  };
+}
+
+/** All devices of a node as one. */
+export function together(all: readonly ReturnType<typeof statusOf>[]): ReturnType<typeof statusOf> {
+  const [first] = all;
+  if (first !== undefined && all.length === 1) return first;
+  const sum = (of: (one: ReturnType<typeof statusOf>) => number): number => all.reduce((so, one) => so + of(one), 0);
+  return {
+    device: {
+      name: `${all.length} devices`,
+      memoryBytes: sum(({ device }) => device.memoryBytes),
+      lanes: sum(({ device }) => device.lanes),
+      reservedBytes: sum(({ device }) => device.reservedBytes),
+      chargedBytes: sum(({ device }) => device.chargedBytes),
+      freeBytes: sum(({ device }) => device.freeBytes),
+    },
+    requests: {
+      running: sum(({ requests }) => requests.running),
+      waiting: sum(({ requests }) => requests.waiting),
+      finished: sum(({ requests }) => requests.finished),
+      failed: sum(({ requests }) => requests.failed),
+    },
   };
 }
 

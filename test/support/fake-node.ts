@@ -94,14 +94,52 @@ export function submission(model: string, options: Asked = {}): Submission {
   };
 }
 
-/** A node with models `m1` … of about 250 MiB each, and room for `fit` of them. */
-export async function fakeNode(
-  options: { models?: number; fit?: number; lanes?: number; costs?: Partial<FakeCosts>; journal?: Journal } = {},
-): Promise<FakeNode> {
-  const { models = 2, fit = models, lanes = 2, costs = {}, journal = null } = options;
+export interface FakeDevice {
+  readonly id: string;
+  readonly lanes?: number;
+  /** Room for so many models of the usual size. */
+  readonly fit: number;
+  readonly models: readonly string[];
+}
+
+/** What a model of the usual size takes: about 250 MiB. */
+const MODEL_BYTES = 251 * MIB;
+
+const RESIDENCY = {
+  minimumStayMicros: SECOND,
+  patienceMicros: 2 * SECOND,
+  drainMicros: SECOND,
+  keepAliveMicros: -1,
+  sleepForMicros: -1,
+};
+
+/** A node of several devices, each with a fake engine of its own. */
+export async function fakeDevices(
+  wanted: readonly FakeDevice[],
+  options: { journal?: Journal; costs?: Partial<FakeCosts>; requests?: number; extra?: Partial<HostedSpec> } = {},
+): Promise<Omit<FakeNode, 'engine'> & { readonly engines: ReadonlyMap<string, FakeEngine> }> {
+  const { journal = null, costs = {}, requests = 1000, extra = {} } = options;
   const timer = createVirtualTimer();
-  const engine = createFakeEngine({ timer, costs });
-  const node = new BerthNode({
+  const node = openNode(timer, journal);
+  const engines = new Map(wanted.map(({ id }) => [id, createFakeEngine({ timer, costs })]));
+  const configuration: NodeConfiguration = {
+    devices: wanted.map(({ id, lanes = 1, fit, models }) => ({
+      id,
+      name: 'fake',
+      device: { memoryBytes: fit * MODEL_BYTES, lanes, overheadBytes: 0 },
+      models: models.map((model) => fakeSpec(engines.get(id) as FakeEngine, model, extra)),
+    })),
+    order: [...new Set(wanted.flatMap(({ models }) => models))].toSorted().map(modelId),
+    limits: { queuePerModel: 16, requests, queueTimeoutMicros: 300 * SECOND },
+    residency: RESIDENCY,
+    tenants: [],
+  };
+  await node.configure(configuration);
+  return { node, timer, engines, configuration, ask: asking(node) };
+}
+
+const openNode = (timer: VirtualTimer, journal: Journal | null): BerthNode =>
+  new BerthNode({
     clock: timer,
     log: createLog('silent'),
     journal,
@@ -109,35 +147,43 @@ export async function fakeNode(
     version: '0.0.0',
     operatorDeadlineMicros: 600 * SECOND,
   });
+
+const asking =
+  (node: BerthNode): FakeNode['ask'] =>
+  (model, options = {}) => {
+    const events: StreamEvent[] = [];
+    const handle = node.submit(submission(model, options), (event) => events.push(event));
+    return {
+      handle,
+      events,
+      text: () => events.flatMap((event) => (event.type === 'tokens' ? [event.text] : [])).join(''),
+      last: () => events.at(-1),
+    };
+  };
+
+/** A node with models `m1` … of about 250 MiB each, and room for `fit` of them. */
+export async function fakeNode(
+  options: { models?: number; fit?: number; lanes?: number; costs?: Partial<FakeCosts>; journal?: Journal } = {},
+): Promise<FakeNode> {
+  const { models = 2, fit = models, lanes = 2, costs = {}, journal = null } = options;
+  const timer = createVirtualTimer();
+  const engine = createFakeEngine({ timer, costs });
+  const node = openNode(timer, journal);
+  const names = Array.from({ length: models }, (_, index) => `m${index + 1}`);
   const configuration: NodeConfiguration = {
-    device: { memoryBytes: fit * 251 * MIB + 71 * MIB * (models - fit), lanes, overheadBytes: 0 },
-    deviceName: 'fake',
+    devices: [
+      {
+        id: 'cpu',
+        name: 'fake',
+        device: { memoryBytes: fit * MODEL_BYTES + 71 * MIB * (models - fit), lanes, overheadBytes: 0 },
+        models: names.map((name) => fakeSpec(engine, name)),
+      },
+    ],
+    order: names.map(modelId),
     limits: { queuePerModel: 16, requests: 1000, queueTimeoutMicros: 300 * SECOND },
-    residency: {
-      minimumStayMicros: SECOND,
-      patienceMicros: 2 * SECOND,
-      drainMicros: SECOND,
-      keepAliveMicros: -1,
-      sleepForMicros: -1,
-    },
+    residency: RESIDENCY,
     tenants: [],
-    models: Array.from({ length: models }, (_, index) => fakeSpec(engine, `m${index + 1}`)),
   };
   await node.configure(configuration);
-  return {
-    node,
-    timer,
-    engine,
-    configuration,
-    ask(model, asking = {}) {
-      const events: StreamEvent[] = [];
-      const handle = node.submit(submission(model, asking), (event) => events.push(event));
-      return {
-        handle,
-        events,
-        text: () => events.flatMap((event) => (event.type === 'tokens' ? [event.text] : [])).join(''),
-        last: () => events.at(-1),
-      };
-    },
-  };
+  return { node, timer, engine, configuration, ask: asking(node) };
 }

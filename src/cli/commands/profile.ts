@@ -12,5 +12,10 @@ export async function profile(io: Io, journal: string): Promise<void> {
     if (error instanceof BerthError) throw error;
     throw new BerthError('invalid_request', `the journal ${path} can’t be read: ${(error as Error).message}`);
   });
+  if (entries.some(({ device }) => device !== undefined))
+    throw new BerthError(
+      'invalid_request',
+      `${path} is of a node with several devices: only those with one can be profiled`,
+    );
   io.out(json(profileOf(entries)));
 }

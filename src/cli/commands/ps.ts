@@ -22,6 +22,7 @@ export async function ps(io: Io, options: PsOptions): Promise<void> {
   if (options.json === true) return io.out(json(shown));
   if (options.quiet === true) return io.out(shown.map((model) => `${model.id}\n`).join(''));
   const whole = options.trunc === false;
+  const hasDevices = models.some(({ device }) => device !== undefined);
   const rows = shown.map((model) => [
     whole ? model.id : truncate(model.id, LONGEST_NAME),
     whole ? (model.digest ?? '-') : shortDigest(model.digest),
@@ -33,8 +34,10 @@ export async function ps(io: Io, options: PsOptions): Promise<void> {
     model.tier,
     String(model.running),
     String(model.waiting),
+    ...(hasDevices ? [model.device ?? '-'] : []),
   ]);
-  io.out(table({ headers: HEADERS, rows, styled: io.stdoutIsTty, right: ['RUN', 'WAIT'] }));
+  const headers = hasDevices ? [...HEADERS, 'DEVICE'] : HEADERS;
+  io.out(table({ headers, rows, styled: io.stdoutIsTty, right: ['RUN', 'WAIT'] }));
 }
 
 const KV_HEADERS = ['ENTRY', 'TENANT', 'MODEL', 'TIER', 'TOKENS', 'SIZE', 'USED', 'AGE'];

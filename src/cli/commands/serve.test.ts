@@ -62,7 +62,7 @@ test('it says where it is, what it has, and a line to try; Ctrl-C stops it', asy
   expect(terminal.err()).toContain('Stopping when 2 requests are done.\n');
   expect(stops).toEqual(['stop']);
   expect(started[0]).toMatchObject({
-    config: { device: { memoryBytes: 2 ** 31, lanes: 1 } },
+    config: { devices: [{ memoryBytes: 2 ** 31, lanes: 1 }] },
     configPath: null,
     engine: 'fake',
     port: 8420,

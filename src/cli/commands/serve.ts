@@ -5,7 +5,7 @@ import { loadConfig } from '../../config.ts';
 import { DEFAULT_TENANT } from '../../core/ids.ts';
 import { BerthError } from '../../errors.ts';
 import { isLoopback } from '../../gateway/guard.ts';
-import type { ModelView } from '../../runtime/api.ts';
+import type { ModelView, NodeStatus } from '../../runtime/api.ts';
 import type { RunningNode, StartNode, StartOptions } from '../../runtime/start-types.ts';
 import type { Io } from '../io.ts';
 import { humanBytes, table } from '../output.ts';
@@ -35,6 +35,7 @@ export async function serve(io: Io, options: ServeOptions, parts: ServeParts | n
   const loaded = loadConfig({
     path: options.config === false ? null : options.config,
     flags: flagsOf(options as Record<string, unknown>),
+    engine: options.engine ?? null,
     env: io.env,
     cwd: io.cwd,
   });
@@ -107,26 +108,27 @@ async function checkReach({ config, host, adminHost, allowUnauthenticated }: Sta
 }
 
 function announcement({ address, adminAddress, node }: RunningNode, { configPath }: StartOptions) {
-  const { device } = node.status();
+  const { device, devices } = node.status();
   return {
     version,
     address,
     adminAddress,
     configPath,
     device,
+    ...(devices !== undefined && { devices }),
     models: node.models(DEFAULT_TENANT).map(({ id }) => id),
   };
 }
 
 export function greeting({ address, adminAddress, node, keyed }: RunningNode, start: StartOptions): string {
-  const { device } = node.status();
+  const { device, devices } = node.status();
   const models = node.models(DEFAULT_TENANT);
   const lines = [
     `Berth ${version} is ready.`,
     '',
     `  API      ${address} (${access(start.config, keyed)})`,
     `  Admin    ${adminAddress}`,
-    `  Device   ${device.name}: ${humanBytes(device.memoryBytes)} for models, ${device.lanes} ${device.lanes === 1 ? 'lane' : 'lanes'}`,
+    ...(devices?.map((each) => `  Device   ${each.id}, ${offered(each)}`) ?? [`  Device   ${offered(device)}`]),
     `  Config   ${start.configPath === null ? 'none: defaults of this machine (berth.example.yaml shows what can be set)' : `${start.configPath} (saved changes are applied)`}`,
     `  Models   ${start.config.modelsDir}`,
     '',
@@ -138,6 +140,9 @@ export function greeting({ address, adminAddress, node, keyed }: RunningNode, st
   ];
   return `${lines.join('\n')}\n`;
 }
+
+const offered = ({ name, memoryBytes, lanes }: NodeStatus['device']): string =>
+  `${name}: ${humanBytes(memoryBytes)} for models, ${lanes} ${lanes === 1 ? 'lane' : 'lanes'}`;
 
 const access = ({ http }: BerthConfig, keyed: boolean): string => {
   if (!keyed) return `no key needed, one tenant: ${DEFAULT_TENANT}`;

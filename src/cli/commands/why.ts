@@ -31,6 +31,7 @@ export async function why(io: Io, name: string, options: WhyOptions): Promise<vo
     ['DECISION', ({ action }) => words(action)],
     ['MODEL', ({ model }) => model],
     ['REQUEST', ({ request }) => request],
+    ['DEVICE', ({ device }) => device ?? null],
     ['BECAUSE', ({ because }) => sentence(because)],
   ];
   // A column that says in each line what was asked for, or nothing, only pushes the reasons off the screen.

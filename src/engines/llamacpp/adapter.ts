@@ -30,6 +30,8 @@ export interface LlamaCppOptions {
   readonly log?: (model: ModelId | null, line: string) => void;
   /** Where runners keep their compiled code, for a start in half the time and with half the memory; left out: nowhere. */
   readonly compileCacheFolder?: string;
+  /** The node's environment, of which runners are told where things are. */
+  readonly env?: NodeJS.ProcessEnv;
   /** Keep a runner started for the next cold model; true by default. */
   readonly spare?: boolean;
   /** For tests: another runner, other limits. */
@@ -59,7 +61,7 @@ export function createLlamaCppEngine(options: LlamaCppOptions = {}): Engine {
   const command: RunnerCommand = {
     command: process.execPath,
     args: [...RUNNER_NODE_ARGS, fileURLToPath(RUNNER_SCRIPT)],
-    env: withCache(runnerEnvironment(process.env), options.compileCacheFolder),
+    env: withCache(runnerEnvironment(options.env ?? process.env), options.compileCacheFolder),
     niceness: NICENESS,
     ...options.runner,
   };
