@@ -6,6 +6,7 @@ import type { Limits, ResidencySpec } from '../core/events.ts';
 import { SECOND } from '../core/ids.ts';
 import type { Cluster, ModelCosts } from './costs.ts';
 import { costsOf } from './costs.ts';
+import type { FaultSpec } from './faults.ts';
 import type { PeerSetting } from './peers/gpus.ts';
 import { ROOM_TOKENS } from './peers/gpus.ts';
 import type { Slo } from './recorder.ts';
@@ -53,10 +54,11 @@ export interface ColumnOptions {
   readonly gpus: number;
   readonly sloScale: number;
   readonly models: readonly string[];
+  readonly faults?: FaultSpec;
 }
 
 /** Berth on the cluster. */
-export function berthSetting(cluster: Cluster, { column, gpus, sloScale, models }: ColumnOptions): SimSetting {
+export function berthSetting(cluster: Cluster, { column, gpus, sloScale, models, faults }: ColumnOptions): SimSetting {
   const { cluster: hardware } = cluster;
   const slo = sloOf(cluster, sloScale);
   const isCompat = column === 'compat';
@@ -89,6 +91,7 @@ export function berthSetting(cluster: Cluster, { column, gpus, sloScale, models 
     keepsKv: true,
     spill: { turnMicros: 2 * SECOND, joinMicros: 5 * SECOND, devicesPerModel: 8 },
     models: all,
+    ...(faults === undefined ? {} : { faults }),
   };
 }
 
@@ -111,7 +114,10 @@ function roomOf(
 const USUAL_CONTEXT_TOKENS = 1_400;
 
 /** A peer on the same cluster. */
-export function peerSetting(cluster: Cluster, { column, gpus, sloScale }: Omit<ColumnOptions, 'models'>): PeerSetting {
+export function peerSetting(
+  cluster: Cluster,
+  { column, gpus, sloScale, faults }: Omit<ColumnOptions, 'models'>,
+): PeerSetting {
   const isCompat = column === 'compat';
   return {
     cluster,
@@ -123,5 +129,6 @@ export function peerSetting(cluster: Cluster, { column, gpus, sloScale }: Omit<C
     slots: isCompat ? 1 : 2,
     isResident: column === 'resident',
     honestKv: !isCompat,
+    ...(faults === undefined ? {} : { faults }),
   };
 }

@@ -3,6 +3,7 @@ import type { Arrival } from './arrivals.ts';
 import type { Column } from './columns.ts';
 import { berthSetting, peerSetting } from './columns.ts';
 import type { Cluster } from './costs.ts';
+import type { FaultSpec } from './faults.ts';
 import { peer, settingFor } from './peers/all.ts';
 import type { PeerName } from './peers/all.ts';
 import type { Report } from './report.ts';
@@ -22,6 +23,7 @@ export interface Stage {
   readonly column: Column;
   readonly gpus: number;
   readonly sloScale: number;
+  readonly faults?: FaultSpec;
 }
 
 /** Goes through the arrivals once, for the names of their models. */

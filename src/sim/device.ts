@@ -3,26 +3,15 @@
  * and tells what a node's engines would tell. Decode steps of an unchanged batch are planned as one run, and cut at the next step's end
  * when somebody joins, leaves or wants the lane: so a second of decoding costs one event, and no token is moved by it.
  */
-import type { CoreEvent } from '../core/events.ts';
 import type { ActionId, Micros, ModelId, RequestId } from '../core/ids.ts';
-import type { DeviceModel, DeviceSetting, Engine, Job, Run, Slice } from './engine.ts';
-import { createEngine, cutAt, planDecode, planPrefill } from './engine.ts';
+import { crash, keepWhatIsDone } from './crash.ts';
+import type { Engine, Job, Run, Slice } from './engine.ts';
+import { createEngine, cutAt, planDecode, planPrefill, reportOf } from './engine.ts';
+import { HANG_MICROS } from './faults.ts';
 import { Link } from './link.ts';
-import type { Slo } from './recorder.ts';
-import { seeToken, seeTokens } from './recorder.ts';
-import type { Work } from './report.ts';
-import type { Timeline } from './timeline.ts';
-
-export interface DeviceWiring {
-  readonly timeline: Timeline;
-  readonly setting: DeviceSetting;
-  readonly slo: Slo;
-  readonly work: Work;
-  readonly modelOf: (id: ModelId) => DeviceModel;
-  readonly tell: (event: CoreEvent) => void;
-  /** It has its last token. */
-  readonly onFinished: (job: Job) => void;
-}
+import { Mailbox } from './mailbox.ts';
+import type { DeviceWiring } from './progress.ts';
+import { decoded, prefilled, say } from './progress.ts';
 
 export class SimDevice {
   readonly #wiring: DeviceWiring;
@@ -52,7 +41,7 @@ export class SimDevice {
       engine.isLoaded = true;
       engine.isAsleep = false;
       this.#hidden = 0;
-      this.#wiring.tell({
+      say(this.#wiring, engine, {
         type: 'modelLoaded',
         actionId,
         modelId: id,
@@ -61,10 +50,26 @@ export class SimDevice {
         bytes: engine.loadedBytes,
       });
     };
+    const fault = this.#wiring.faults?.nextLoad() ?? null;
+    const onEnd = fault?.fails === true ? () => this.#failLoad(engine, actionId) : onLoaded;
+    const slow = (amount: number): number => (fault === null ? amount : Math.ceil(amount * fault.slowness));
     const least = setting.freePrefetchLeastMicros;
-    if (measured !== null) timeline.after(engine.isAsleep ? measured.wakeMicros : measured.loadMicros, onLoaded);
-    else if (least === null) this.#link.bring(weightBytes, onLoaded);
-    else timeline.after(Math.max(least, this.#link.microsOf(weightBytes) - this.#hidden), onLoaded);
+    if (measured !== null) timeline.after(slow(engine.isAsleep ? measured.wakeMicros : measured.loadMicros), onEnd);
+    else if (least === null) this.#link.bring(slow(weightBytes), onEnd);
+    else timeline.after(slow(Math.max(least, this.#link.microsOf(weightBytes) - this.#hidden)), onEnd);
+  }
+
+  #failLoad(engine: Engine, actionId: ActionId): void {
+    engine.isAsleep = false;
+    this.#wiring.onGone(engine.id);
+    const message = 'the device has no memory for it';
+    say(this.#wiring, engine, {
+      type: 'modelLoadFailed',
+      actionId,
+      modelId: engine.id,
+      code: 'model_load_failed',
+      message,
+    });
   }
 
   unload(id: ModelId, actionId: ActionId): void {
@@ -74,7 +79,7 @@ export class SimDevice {
     engine.isAsleep = false;
     // Its bytes are free when the KV that leaves with it has left.
     timeline.at(Math.max(this.#link.kvFreeAt, startedAt + (engine.costs.measured?.unloadMicros ?? 0)), () =>
-      this.#wiring.tell({ type: 'modelUnloaded', actionId, modelId: id, micros: timeline.now - startedAt }),
+      say(this.#wiring, engine, { type: 'modelUnloaded', actionId, modelId: id, micros: timeline.now - startedAt }),
     );
   }
 
@@ -85,7 +90,7 @@ export class SimDevice {
     engine.isAsleep = true;
     const { parkMicros: micros, asleepBytes: bytes } = measured;
     this.#wiring.timeline.after(micros, () =>
-      this.#wiring.tell({ type: 'modelFellAsleep', actionId, modelId: id, micros, bytes }),
+      say(this.#wiring, engine, { type: 'modelFellAsleep', actionId, modelId: id, micros, bytes }),
     );
   }
 
@@ -93,9 +98,34 @@ export class SimDevice {
     const engine = this.#engine(id);
     if (engine.jobs.size > 0) throw new Error(`device: ${id} leaves with ${engine.jobs.size} requests`);
     this.#closeSlices(engine);
-    engine.isLoaded = false;
+    engine.run = null;
+    engine.isLoaded = engine.isHung = false;
     engine.version++;
     return engine;
+  }
+
+  // -------------------------------------------------------------- faults
+
+  /** One of the engines that are there dies, or stands still; `victim` (from 0 to below 1) says which. */
+  strike(kind: 'crash' | 'hang', victim: number): void {
+    const { faults, timeline } = this.#wiring;
+    const there = [...this.#engines.values()].filter(
+      ({ isLoaded, run, isHung }) => isLoaded && (kind === 'crash' || (run !== null && !isHung)),
+    );
+    const engine = there[Math.floor(victim * there.length)];
+    if (engine === undefined || faults === null) return;
+    const { costs } = faults.all;
+    if (kind === 'crash') {
+      costs.crashes++;
+      return crash(this.#wiring, engine);
+    }
+    costs.hangs++;
+    keepWhatIsDone(this.#wiring, engine);
+    engine.isHung = true;
+    const version = ++engine.version;
+    timeline.after(HANG_MICROS, () => {
+      if (engine.version === version) crash(this.#wiring, engine);
+    });
   }
 
   // -------------------------------------------------------------- requests
@@ -129,7 +159,7 @@ export class SimDevice {
   }
 
   #letLeave(engine: Engine): void {
-    const { setting, tell, work } = this.#wiring;
+    const { setting, work } = this.#wiring;
     for (const { job, actionId } of engine.leaving.splice(0)) {
       if (job.isGone || !engine.jobs.delete(job.id)) continue;
       if (!engine.keepsKv) {
@@ -143,9 +173,9 @@ export class SimDevice {
           this.#link.moveKv(bytes);
           work.linkBytes += bytes;
         }
-        tell({ type: 'kvSaved', modelId: engine.id, tokens: job.context, micros });
+        say(this.#wiring, engine, { type: 'kvSaved', modelId: engine.id, tokens: job.context, micros });
       }
-      tell({ type: 'requestPreempted', actionId, requestId: job.id });
+      say(this.#wiring, engine, { type: 'requestPreempted', actionId, requestId: job.id });
     }
   }
 
@@ -172,7 +202,7 @@ export class SimDevice {
       return;
     }
     if (engine.slice !== null) engine.slice.isTold = true;
-    if (engine.next !== null) this.#report(engine, engine.next);
+    if (engine.next !== null && !engine.isHung) this.#report(engine, engine.next);
     engine.next = slice;
     this.#cut(engine);
   }
@@ -192,24 +222,7 @@ export class SimDevice {
   }
 
   #report(engine: Engine, slice: Slice): void {
-    const { id: sliceId, lanes, steps, prefillTokens, computeMicros } = slice;
-    // Without a prototype it is a dictionary from the start: names that are all different would each make a new shape.
-    const decodeTokens = Object.create(null) as Record<RequestId, number>;
-    for (const job of slice.served.splice(0)) {
-      decodeTokens[job.id] = job.tokensInSlice;
-      job.tokensInSlice = 0;
-    }
-    this.#wiring.tell({
-      type: 'sliceEnded',
-      modelId: engine.id,
-      sliceId,
-      lanes,
-      steps,
-      prefillTokens,
-      decodeTokens,
-      wallMicros: computeMicros,
-      computeMicros,
-    });
+    say(this.#wiring, engine, reportOf(engine, slice));
   }
 
   // -------------------------------------------------------------- computing
@@ -274,7 +287,8 @@ export class SimDevice {
 
   /** The run under way ends with the step that is under way now. */
   #cut(engine: Engine): void {
-    if (engine.run !== null && cutAt(engine, engine.run, this.#wiring.timeline.now)) this.#planEnd(engine, engine.run);
+    if (engine.run === null || engine.isHung) return;
+    if (cutAt(engine, engine.run, this.#wiring.timeline.now)) this.#planEnd(engine, engine.run);
   }
 
   #finish(engine: Engine, run: Run): void {
@@ -288,61 +302,23 @@ export class SimDevice {
       slice.computeMicros += micros;
     }
     if (run.kind === 'restore') for (const job of run.jobs) job.isAway = false;
-    if (run.kind === 'prefill') this.#prefilled(engine, run, micros);
-    if (run.kind === 'decode') this.#decoded(engine, run, micros);
+    if (run.kind === 'prefill') prefilled(this.#wiring, engine, run, micros);
+    if (run.kind === 'decode') decoded(this.#wiring, engine, run, micros);
     this.#letLeave(engine);
     this.#go(engine);
-  }
-
-  #prefilled(engine: Engine, run: Run, micros: Micros): void {
-    const { slo, tell, timeline } = this.#wiring;
-    for (const [index, job] of run.jobs.entries()) {
-      const chunk = run.chunks[index] as number;
-      job.promptLeft -= chunk;
-      job.context += chunk;
-      job.prefillMicros += micros;
-      if (engine.slice !== null) engine.slice.prefillTokens += chunk;
-      if (job.promptLeft > 0 || job.isGone) continue;
-      seeToken(slo, job.track, timeline.now);
-      if (job.tokens === 0) tell({ type: 'firstTokenEmitted', requestId: job.id });
-      this.#advance(engine, job, 1);
-    }
-  }
-
-  #decoded(engine: Engine, run: Run, micros: Micros): void {
-    const { slo } = this.#wiring;
-    for (const job of run.jobs) {
-      if (job.isGone) continue;
-      job.decodeMicros += micros;
-      seeTokens(slo, job.track, run.startAt, engine.ends, run.steps, run.longestStep);
-      this.#advance(engine, job, run.steps);
-    }
-  }
-
-  /** It has got so many tokens more. The KV of the last one is computed with the next. */
-  #advance(engine: Engine, job: Job, tokens: number): void {
-    job.tokens += tokens;
-    job.context += tokens;
-    const { slice } = engine;
-    if (slice !== null) {
-      if (job.tokensInSlice === 0) slice.served.push(job);
-      job.tokensInSlice += tokens;
-    }
-    if (job.tokens < job.track.outputTokens) return;
-    engine.jobs.delete(job.id);
-    const { id: requestId, prefillMicros, decodeMicros } = job;
-    const { promptTokens } = job.track;
-    this.#wiring.onFinished(job);
-    const usage = { promptTokens, cachedTokens: 0, outputTokens: job.tokens, prefillMicros, decodeMicros };
-    this.#wiring.tell({ type: 'requestFinished', requestId, failed: false, ...usage });
   }
 
   #engine(id: ModelId): Engine {
     let engine = this.#engines.get(id);
     if (engine === undefined) {
-      engine = createEngine(id, this.#wiring.modelOf(id));
+      engine = createEngine(id, this.#wiring.modelOf(id), this.#openMailbox());
       this.#engines.set(id, engine);
     }
     return engine;
+  }
+
+  #openMailbox(): Mailbox | null {
+    const { timeline, tell: hear, faults } = this.#wiring;
+    return faults === null ? null : new Mailbox({ timeline, delay: () => faults.nextDelay(), hear });
   }
 }

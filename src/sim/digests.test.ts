@@ -6,6 +6,7 @@ import { expect, test } from 'vitest';
 import { CLUSTER } from '../../test/support/cluster.ts';
 import type { Column } from './columns.ts';
 import { berthSetting } from './columns.ts';
+import type { FaultSpec } from './faults.ts';
 import { generate, modelName } from './generate.ts';
 import { simulate } from './simulate.ts';
 
@@ -18,9 +19,16 @@ const DIGESTS: readonly { readonly column: Column; readonly digest: string; read
   { column: 'resident', digest: '405f01fd9e5f4866', since: SINCE },
 ];
 
-test.each(DIGESTS)('$column: all decisions are those of before', ({ column, digest }) => {
+/** The same with ten times the usual faults. */
+const WITH_FAULTS: typeof DIGESTS = [
+  { column: 'compat', digest: 'aa3d4c652bb4049b', since: 'first recorded' },
+  { column: 'honest', digest: '7019910a481dc470', since: 'first recorded' },
+  { column: 'resident', digest: '9443c0fef0bb7337', since: 'first recorded' },
+];
+
+function digestOf(column: Column, faults?: FaultSpec): string | null {
   const models = Array.from({ length: 12 }, (_, index) => modelName(index));
-  const setting = berthSetting(CLUSTER, { column, gpus: 2, sloScale: 1, models });
+  const setting = berthSetting(CLUSTER, { column, gpus: 2, sloScale: 1, models, ...(faults && { faults }) });
   const arrivals = generate({
     requests: 400,
     perSecond: 2,
@@ -32,5 +40,13 @@ test.each(DIGESTS)('$column: all decisions are those of before', ({ column, dige
     meanPromptTokens: 500,
     meanOutputTokens: 120,
   });
-  expect(simulate(arrivals, { ...setting, wantsDigest: true }).digest).toBe(digest);
+  return simulate(arrivals, { ...setting, wantsDigest: true }).digest;
+}
+
+test.each(DIGESTS)('$column: all decisions are those of before', ({ column, digest }) => {
+  expect(digestOf(column)).toBe(digest);
+});
+
+test.each(WITH_FAULTS)('$column, faults: all troubles and decisions are those of before', ({ column, digest }) => {
+  expect(digestOf(column, { seed: 3, rate: 10 })).toBe(digest);
 });

@@ -26,6 +26,8 @@ export class Driver {
   readonly #wiring: DriverWiring;
   #inbox: CoreEvent[] = [];
   #wakeAt: Micros | null = null;
+  /** By how much the node's clock is ahead of the time that passes. */
+  #skew: Micros = 0;
   calls = 0;
   events = 0;
 
@@ -41,6 +43,15 @@ export class Driver {
     if (this.#inbox.push(event) === 1) this.#wiring.onTold?.();
   }
 
+  /** The node's clock is put forward, or (negative) back. */
+  jump(byMicros: Micros): void {
+    this.#skew += byMicros;
+  }
+
+  get #now(): Micros {
+    return Math.max(0, this.#wiring.timeline.now + this.#skew);
+  }
+
   /** Until nothing is left to tell at this time. */
   drain(): void {
     for (let calls = 0; this.#inbox.length > 0; calls++) {
@@ -50,8 +61,8 @@ export class Driver {
   }
 
   #decide(): void {
-    const { timeline, arbiter, perform, onDecision, wakes } = this.#wiring;
-    const { now } = timeline;
+    const { arbiter, perform, onDecision, wakes } = this.#wiring;
+    const now = this.#now;
     const events = this.#inbox;
     this.#inbox = [];
     this.calls++;
@@ -63,10 +74,9 @@ export class Driver {
   }
 
   #wake(wakeAt: Micros): void {
-    const { timeline } = this.#wiring;
-    if (this.#wakeAt !== null && this.#wakeAt <= wakeAt && this.#wakeAt > timeline.now) return;
+    if (this.#wakeAt !== null && this.#wakeAt <= wakeAt && this.#wakeAt > this.#now) return;
     this.#wakeAt = wakeAt;
-    timeline.at(wakeAt, () => {
+    this.#wiring.timeline.at(wakeAt - this.#skew, () => {
       if (this.#wakeAt !== wakeAt) return;
       this.#wakeAt = null;
       if (this.#inbox.length === 0) this.tell({ type: 'ticked' });

@@ -1,7 +1,9 @@
 /** What a simulated device keeps of each model, and how its next run of steps is planned. Planning changes nothing but the engine's `ends`. */
+import type { EventOf } from '../core/events.ts';
 import type { ActionId, Bytes, Micros, ModelId, RequestId } from '../core/ids.ts';
 import type { ModelCosts } from './costs.ts';
 import { decodeMicros, prefillMicros, speedupOf } from './costs.ts';
+import type { Mailbox } from './mailbox.ts';
 import type { Track } from './recorder.ts';
 
 /** What the hardware is taken to be. */
@@ -35,7 +37,23 @@ export interface Job {
   isGone: boolean;
   /** Since the slice began. */
   tokensInSlice: number;
+  /** So many engines died under it since its last token. */
+  deathsInARow: number;
 }
+
+export const createJob = (id: RequestId, track: Track): Job => ({
+  id,
+  track,
+  promptLeft: track.promptTokens,
+  context: 0,
+  isAway: false,
+  tokens: 0,
+  prefillMicros: 0,
+  decodeMicros: 0,
+  isGone: false,
+  tokensInSlice: 0,
+  deathsInARow: 0,
+});
 
 export interface Slice {
   readonly id: ActionId;
@@ -67,6 +85,10 @@ export interface Engine extends DeviceModel {
   readonly id: ModelId;
   isLoaded: boolean;
   isAsleep: boolean;
+  /** It computes no more, and nobody has noticed. */
+  isHung: boolean;
+  /** Where messages may be late; null: all are heard at once. */
+  readonly mailbox: Mailbox | null;
   readonly jobs: Map<RequestId, Job>;
   slice: Slice | null;
   next: Slice | null;
@@ -86,12 +108,14 @@ export interface DeviceModel {
   readonly keepsKv: boolean;
 }
 
-export function createEngine(id: ModelId, model: DeviceModel): Engine {
+export function createEngine(id: ModelId, model: DeviceModel, mailbox: Mailbox | null): Engine {
   return {
     id,
     ...model,
     isLoaded: false,
     isAsleep: false,
+    isHung: false,
+    mailbox,
     jobs: new Map(),
     slice: null,
     next: null,
@@ -177,8 +201,8 @@ export function planDecode(
   return { kind: 'decode', startAt: now, jobs, chunks: [], steps: planned, longestStep, context: held };
 }
 
-/** Ends the run with the step that is under way at `now`; false: that is its last one anyway. */
-export function cutAt({ ends }: Engine, run: Run, now: Micros): boolean {
+/** The step of the run that is under way at `now`: so many have ended before. */
+export function stepUnderWay({ ends }: Engine, run: Run, now: Micros): number {
   const since = now - run.startAt;
   let low = 0;
   let high = run.steps - 1;
@@ -187,7 +211,35 @@ export function cutAt({ ends }: Engine, run: Run, now: Micros): boolean {
     if ((ends[middle] as number) >= since) high = middle;
     else low = middle + 1;
   }
-  if (low + 1 === run.steps) return false;
-  run.steps = low + 1;
+  return low;
+}
+
+/** Ends the run with the step that is under way at `now`; false: that is its last one anyway. */
+export function cutAt(engine: Engine, run: Run, now: Micros): boolean {
+  const step = stepUnderWay(engine, run, now);
+  if (step + 1 === run.steps) return false;
+  run.steps = step + 1;
   return true;
+}
+
+/** What the slice has done; its requests begin to count anew. */
+export function reportOf(engine: Engine, slice: Slice): EventOf<'sliceEnded'> {
+  const { id: sliceId, lanes, steps, prefillTokens, computeMicros } = slice;
+  // Without a prototype it is a dictionary from the start: names that are all different would each make a new shape.
+  const decodeTokens = Object.create(null) as Record<RequestId, number>;
+  for (const job of slice.served.splice(0)) {
+    decodeTokens[job.id] = job.tokensInSlice;
+    job.tokensInSlice = 0;
+  }
+  return {
+    type: 'sliceEnded',
+    modelId: engine.id,
+    sliceId,
+    lanes,
+    steps,
+    prefillTokens,
+    decodeTokens,
+    wallMicros: computeMicros,
+    computeMicros,
+  };
 }

@@ -1,5 +1,6 @@
 /** From the tracks of all requests to the figures that are compared. Requests that got nothing count as late in everything. */
 import type { Micros } from '../core/ids.ts';
+import type { FaultCosts } from './faults.ts';
 import type { Slo, Track } from './recorder.ts';
 import { timeQos } from './recorder.ts';
 
@@ -18,6 +19,14 @@ export interface Work {
 
 export const noWork = (): Work => ({ switches: 0, switchMicros: 0, busyMicros: 0, linkBytes: 0, peakKvShare: 0 });
 
+/** Each request has one. `cancelled`: its client left. `failed`: an engine's doing. */
+export interface Outcomes {
+  finished: number;
+  refused: number;
+  cancelled: number;
+  failed: number;
+}
+
 /** Micros; of requests that finished late too, and infinite for those that never did. */
 export interface Percentiles {
   readonly p50: number;
@@ -30,6 +39,9 @@ export interface Report extends Work {
   readonly finished: number;
   /** Refused, given up, or never finished. */
   readonly dropped: number;
+  readonly outcomes: Outcomes;
+  /** null: nothing was to go wrong. */
+  readonly faults: FaultCosts | null;
   /** Shares of 1. */
   readonly timeQos: number;
   readonly tokensOnTime: number;
@@ -70,23 +82,26 @@ export class Tally {
   #firsts = 0;
   #goodTokens = 0;
   #makespan = 0;
+  readonly #outcomes: Outcomes = { finished: 0, refused: 0, cancelled: 0, failed: 0 };
+  readonly #faults: FaultCosts | null;
   readonly work: Work = noWork();
 
-  constructor(slo: Slo) {
+  constructor(slo: Slo, faults: FaultCosts | null = null) {
     this.#slo = slo;
+    this.#faults = faults;
   }
 
   get slo(): Slo {
     return this.#slo;
   }
 
-  /** The request's last: `isFinished` false for one that was refused or given up. */
-  end(track: Track, isFinished: boolean): void {
+  end(track: Track, outcome: keyof Outcomes): void {
     const { ttftMicros, tpotMicros } = this.#slo;
     this.#requests++;
+    this.#outcomes[outcome]++;
     this.#tokens += track.outputTokens;
     this.#asked[track.tenant] = (this.#asked[track.tenant] ?? 0) + track.promptTokens + track.outputTokens;
-    if (!isFinished) {
+    if (outcome !== 'finished') {
       this.#late += track.outputTokens;
       return;
     }
@@ -117,6 +132,8 @@ export class Tally {
       requests: this.#requests,
       finished,
       dropped,
+      outcomes: { ...this.#outcomes },
+      faults: this.#faults === null ? null : { ...this.#faults },
       timeQos: this.#qos / n,
       tokensOnTime: 1 - this.#late / Math.max(1, this.#tokens),
       strict: this.#strict / n,

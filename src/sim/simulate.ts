@@ -2,25 +2,31 @@
  * Runs the product in virtual time: placement in front of one arbiter per device, the very same `core/arbiter.ts` as in the node, and
  * devices that are cost models. Arrivals are streamed; of each request a few numbers are kept.
  */
-import type { Action } from '../core/actions.ts';
+import type { Action, RefusalCode } from '../core/actions.ts';
 import type { Arbiter } from '../core/arbiter.ts';
 import { createArbiter } from '../core/arbiter.ts';
 import type { CoreEvent, Limits, ModelSpec, ResidencySpec } from '../core/events.ts';
 import type { Bytes, Micros, RequestId } from '../core/ids.ts';
 import { modelId, requestId, tenantId } from '../core/ids.ts';
+import { checkInvariants } from '../core/invariants.ts';
 import type { Arrival } from './arrivals.ts';
 import type { ModelCosts } from './costs.ts';
 import { fitLengths } from './costs.ts';
 import type { DeviceSetting, Job } from './engine.ts';
+import { createJob } from './engine.ts';
 import { SimDevice } from './device.ts';
 import { Digest } from './digest.ts';
 import { Driver } from './driver.ts';
+import type { Blow, FaultSpec } from './faults.ts';
+import { DeviceFaults, Faults } from './faults.ts';
 import type { Spill } from './placement.ts';
 import { candidates, choose, spread } from './placement.ts';
 import type { Slo } from './recorder.ts';
 import { createTrack } from './recorder.ts';
-import type { Report } from './report.ts';
+import type { Outcomes, Report } from './report.ts';
 import { Tally } from './report.ts';
+import { unsettled } from './settled.ts';
+import { specOf } from './spec.ts';
 import { Timeline } from './timeline.ts';
 
 export interface SimModel {
@@ -60,6 +66,8 @@ export interface SimSetting {
   readonly tenantTold?: (tenant: string) => string;
   /** Another arbiter than the core's, for experiments. */
   readonly arbiter?: () => Arbiter;
+  /** What goes wrong, until the last request has come. */
+  readonly faults?: FaultSpec;
   /** A digest of all decisions is wanted: for tests; it costs time. */
   readonly wantsDigest?: boolean;
   /** Hears what each device was told and decided. */
@@ -96,6 +104,9 @@ interface Asked {
   readonly placed: Placed;
 }
 
+/** Refusals for which the device is to blame, not the load on it. */
+const LOST: ReadonlySet<RefusalCode> = new Set(['model_load_failed', 'engine_died']);
+
 export function simulate(arrivals: Iterable<Arrival>, setting: SimSetting): SimResult {
   return new Simulation(setting).run(arrivals);
 }
@@ -103,6 +114,7 @@ export function simulate(arrivals: Iterable<Arrival>, setting: SimSetting): SimR
 class Simulation {
   readonly #setting: SimSetting;
   readonly #timeline = new Timeline();
+  readonly #faults: Faults | null;
   readonly #tally: Tally;
   readonly #digest: Digest | null;
   readonly #nodes: Node[];
@@ -118,7 +130,8 @@ class Simulation {
 
   constructor(setting: SimSetting) {
     this.#setting = setting;
-    this.#tally = new Tally(setting.slo);
+    this.#faults = setting.faults === undefined ? null : new Faults(setting.faults);
+    this.#tally = new Tally(setting.slo, this.#faults?.costs);
     this.#digest = setting.wantsDigest === true ? new Digest() : null;
     this.#busy = new Int32Array(setting.devices);
     this.#place();
@@ -157,6 +170,7 @@ class Simulation {
       ...(onDecision === undefined ? {} : { onDecision: (...call) => onDecision(index, ...call) }),
       wakes: true,
     });
+    const faults = this.#faults === null ? null : new DeviceFaults(this.#faults, index);
     const device = new SimDevice({
       timeline: this.#timeline,
       setting,
@@ -164,10 +178,28 @@ class Simulation {
       work: this.#tally.work,
       modelOf: (id) => ({ ...this.#model(id).model, keepsKv }),
       tell: (event) => driver.tell(event),
-      onFinished: (job) => this.#end(node, job.id, true),
+      onEnded: (job, isFinished) => this.#end(node, job.id, isFinished ? 'finished' : 'failed'),
+      onGone: (id) => {
+        this.#model(id).present[index] = 0;
+      },
+      faults,
     });
     const node: Node = { index, driver, device, jobs: new Map() };
+    if (faults !== null) this.#await(node, faults.blows());
     return node;
+  }
+
+  /** Until it is calm. */
+  #await(node: Node, blows: Iterator<Blow, never>): void {
+    const blow = blows.next().value;
+    this.#timeline.at(blow.at, () => {
+      if (this.#faults === null || this.#faults.isCalm) return;
+      if (blow.kind === 'jump') {
+        this.#faults.costs.clockJumps++;
+        node.driver.jump(blow.jumpMicros);
+      } else node.device.strike(blow.kind, blow.victim);
+      this.#await(node, blows);
+    });
   }
 
   #model(name: string): Placed {
@@ -184,30 +216,9 @@ class Simulation {
       device: { memoryBytes, lanes, overheadBytes },
       limits,
       residency,
-      models: here.map((model) => this.#spec(model)),
+      models: here.map((model) => specOf(model, this.#setting)),
       tenants: [],
     });
-  }
-
-  #spec({ name, costs, loadedBytes, parallel, spec }: SimModel): ModelSpec {
-    if (spec !== undefined) return spec;
-    const { goals, keepsKv, device } = this.#setting;
-    return {
-      modelId: modelId(name),
-      parallel,
-      embedParallel: 1,
-      embedWindowMicros: 0,
-      pinned: false,
-      canSleep: false,
-      keepsKv,
-      loadedBytes,
-      asleepBytes: loadedBytes,
-      loadMicros: Math.ceil((costs.weightBytes * 1e6) / device.linkBytesPerSecond),
-      ttftGoalMicros: goals.ttftMicros,
-      interTokenGoalMicros: goals.interTokenMicros,
-      keepAliveMicros: null,
-      revision: '1',
-    };
   }
 
   run(arrivals: Iterable<Arrival>): SimResult {
@@ -220,8 +231,7 @@ class Simulation {
       this.#timeline.runUntil(at);
       this.#pump();
     }
-    const stuck = this.#nodes.reduce((sum, { jobs }) => sum + jobs.size, 0);
-    if (stuck > 0) throw new Error(`${stuck} requests never ended`);
+    this.#mustBeSettled();
     return {
       ...this.#tally.report(),
       digest: this.#digest?.toString() ?? null,
@@ -230,11 +240,28 @@ class Simulation {
     };
   }
 
+  /** Liveness: nothing happens any more, so nothing may be left. */
+  #mustBeSettled(): void {
+    for (const { index, driver, jobs } of this.#nodes) {
+      const { state } = driver.arbiter;
+      const left = jobs.size > 0 ? `${jobs.size} requests never ended` : unsettled(state);
+      if (left !== null) throw new Error(`never settled: on GPU ${index}, ${left}`);
+      checkInvariants(state);
+    }
+  }
+
   // -------------------------------------------------------------- clients
 
-  #planArrival(): void {
+  #next(): Arrival | null {
     const { done, value } = this.#stream.next();
-    if (done === true) return;
+    if (done !== true) return value;
+    if (this.#faults !== null) this.#faults.isCalm = true;
+    return null;
+  }
+
+  #planArrival(): void {
+    const value = this.#next();
+    if (value === null) return;
     this.#timeline.at(value.at, () => {
       this.#arrive(value);
       this.#planArrival();
@@ -243,8 +270,8 @@ class Simulation {
 
   /** One of so many clients asks at once. */
   #askNext(): void {
-    const { done, value } = this.#stream.next();
-    if (done !== true) this.#arrive(value);
+    const value = this.#next();
+    if (value !== null) this.#arrive(value);
   }
 
   #arrive(arrival: Arrival): void {
@@ -257,19 +284,7 @@ class Simulation {
     const track = createTrack(slo, this.#timeline.now, tenant, promptTokens, outputTokens);
     const id = requestId(`r${this.#nextRequest++}`);
     const node = this.#choose(placed);
-    const job: Job = {
-      id,
-      track,
-      promptLeft: promptTokens,
-      context: 0,
-      isAway: false,
-      tokens: 0,
-      prefillMicros: 0,
-      decodeMicros: 0,
-      isGone: false,
-      tokensInSlice: 0,
-    };
-    node.jobs.set(id, { job, placed });
+    node.jobs.set(id, { job: createJob(id, track), placed });
     placed.own[node.index] = (placed.own[node.index] as number) + 1;
     node.driver.tell({
       type: 'requestArrived',
@@ -284,6 +299,8 @@ class Simulation {
       interTokenGoalMicros: null,
       keepAliveMicros: null,
     });
+    const leavesAfter = this.#faults?.clientLeavesAfter() ?? null;
+    if (leavesAfter !== null) this.#timeline.after(leavesAfter, () => this.#leave(node, id));
     if (giveUpMicros === null) return;
     this.#impatient.push({ node, id, at: this.#timeline.now + giveUpMicros });
     if (this.#impatient.length === 1) this.#timeline.after(giveUpMicros, () => this.#losePatience());
@@ -308,18 +325,25 @@ class Simulation {
     if (next !== undefined) this.#timeline.at(next.at, () => this.#losePatience());
   }
 
+  #leave(node: Node, id: RequestId): void {
+    if (this.#faults === null || !node.jobs.has(id)) return;
+    this.#faults.costs.clientsLeft++;
+    this.#giveUp(node, id);
+  }
+
   #giveUp(node: Node, id: RequestId): void {
-    this.#end(node, id, false);
+    this.#end(node, id, 'cancelled');
     node.driver.tell({ type: 'requestCancelled', requestId: id });
   }
 
-  #end(node: Node, id: RequestId, isFinished: boolean): void {
+  #end(node: Node, id: RequestId, outcome: keyof Outcomes): void {
     const asked = node.jobs.get(id);
     if (asked === undefined) return;
     node.jobs.delete(id);
     const { own } = asked.placed;
     own[node.index] = (own[node.index] as number) - 1;
-    this.#tally.end(asked.job.track, isFinished);
+    this.#tally.end(asked.job.track, outcome);
+    if (outcome === 'failed' && this.#faults !== null) this.#faults.costs.requestsLost++;
     if (this.#setting.inFlight !== null) this.#timeline.after(0, () => this.#askNext());
   }
 
@@ -355,7 +379,8 @@ class Simulation {
       case 'cancelRequest':
         return device.cancel(action.modelId, action.requestId);
       case 'refuseRequest':
-        return this.#end(node, action.requestId, false);
+        if (LOST.has(action.code) && this.#faults !== null) this.#faults.costs.requestsLost++;
+        return this.#end(node, action.requestId, 'refused');
       case 'grantSlice':
         return device.grant(action.modelId, action.id, action.lanes, action.micros, action.stepMicros);
       case 'endSlice':

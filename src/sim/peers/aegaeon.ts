@@ -10,7 +10,9 @@ import { createGpus } from './gpus.ts';
 import type { Process } from './kernel.ts';
 import { Kernel, Signal } from './kernel.ts';
 import type { PeerModel, PeerRequest } from './request.ts';
-import { contextOf, createRequests, isOver, step } from './request.ts';
+import { contextOf, createRequests, endAll, isOver, step } from './request.ts';
+import type { Fragile } from './trouble.ts';
+import { Trouble } from './trouble.ts';
 
 const ALPHA_FLOOR = 0.5;
 /** Requests without a first token after so long are given up, checked whenever the scheduler runs. */
@@ -34,11 +36,10 @@ export function aegaeon({ prefillGpus, sliceMicros }: AegaeonOptions): Peer {
   };
 }
 
-interface Gpu {
+interface Gpu extends Fragile {
   model: PeerModel | null;
   /** Compute since the last load: a load is hidden behind it. */
   hidden: Micros;
-  readonly wake: Signal;
 }
 
 interface PrefillGpu extends Gpu {
@@ -60,6 +61,7 @@ interface DecodeGpu extends Gpu {
 
 class Run {
   readonly #kernel = new Kernel();
+  readonly #trouble: Trouble;
   readonly #tally: Tally;
   readonly #gpus: Gpus;
   readonly #sliceMicros: Micros;
@@ -68,10 +70,11 @@ class Run {
   #pending: PeerRequest[] = [];
 
   constructor(setting: PeerSetting, prefillGpus: number, sliceMicros: Micros) {
-    this.#tally = new Tally(setting.slo);
+    this.#trouble = new Trouble(setting.faults);
+    this.#tally = new Tally(setting.slo, this.#trouble.costs);
     this.#gpus = createGpus(setting, setting.prefetch === 'charged' ? 2 : 1);
     this.#sliceMicros = sliceMicros;
-    const gpu = (): Gpu => ({ model: null, hidden: 0, wake: new Signal() });
+    const gpu = (): Gpu => ({ model: null, hidden: 0, wake: new Signal(), ...this.#trouble.fragile() });
     this.#prefill = Array.from({ length: prefillGpus }, () => ({ ...gpu(), groups: [] }));
     this.#decode = Array.from({ length: setting.gpus - prefillGpus }, () => ({
       ...gpu(),
@@ -86,8 +89,9 @@ class Run {
     for (const gpu of this.#prefill) this.#kernel.plan(0, this.#prefilling(gpu));
     for (const gpu of this.#decode) this.#kernel.plan(0, this.#decoding(gpu));
     for (const request of requests) this.#kernel.plan(request.arrivedAt, this.#arriving(request));
+    this.#trouble.begin(this.#kernel, requests, [...this.#prefill, ...this.#decode], () => undefined);
     this.#kernel.run();
-    for (const request of requests) if (request.state !== 'finished') this.#tally.end(request.track, false);
+    endAll(this.#tally, requests);
     return this.#tally.report();
   }
 
@@ -156,7 +160,7 @@ class Run {
     this.#tally.work.switches++;
     this.#tally.work.switchMicros += micros;
     this.#tally.work.linkBytes += model.costs.weightBytes;
-    yield micros;
+    yield* this.#trouble.load(gpu, micros);
     gpu.hidden = 0;
     gpu.model = model;
   }
@@ -167,8 +171,15 @@ class Run {
     this.#tally.work.busyMicros += micros;
   }
 
+  *#fall(gpu: Gpu): Process {
+    yield* this.#trouble.feel(gpu, gpu.model !== null);
+    gpu.hidden = 0;
+    gpu.model = null;
+  }
+
   *#prefilling(gpu: PrefillGpu): Process {
     for (;;) {
+      if (gpu.blow !== null) yield* this.#fall(gpu);
       const [group] = gpu.groups;
       const request = group?.shift();
       if (group === undefined || request === undefined) {
@@ -181,6 +192,10 @@ class Run {
       const isLost = request.state === 'failed';
       request.state = isLost ? 'failed' : 'executing';
       yield* this.#compute(gpu, this.#gpus.prefill([request]));
+      if (gpu.blow !== null) {
+        gpu.groups.unshift([request]);
+        continue;
+      }
       step(this.#tally, request, this.#kernel.now);
       this.#schedule();
     }
@@ -188,6 +203,7 @@ class Run {
 
   *#decoding(gpu: DecodeGpu): Process {
     for (;;) {
+      if (gpu.blow !== null) yield* this.#fall(gpu);
       this.#enterRound(gpu);
       const turns = gpu.batches.length;
       if (turns === 0) {
@@ -202,6 +218,10 @@ class Run {
           this.#accept(gpu);
         }
         yield* this.#takeTurn(gpu, batch, model);
+        if (gpu.blow !== null) {
+          yield* this.#fall(gpu);
+          this.#prefillAgain(gpu, batch);
+        }
         gpu.batches.push(gpu.batches.shift() as Batch);
         this.#accept(gpu);
       }
@@ -214,18 +234,28 @@ class Run {
     this.#tally.work.busyMicros += kvMicros;
     yield kvMicros;
     for (let used = 0; used < batch.micros; ) {
-      if (batch.requests.every(({ state }) => state === 'finished')) return;
+      if (batch.requests.every(isOver)) return;
       const micros = this.#gpus.decode(batch.requests);
       yield* this.#compute(gpu, micros);
+      if (gpu.blow !== null) return;
       for (const request of batch.requests) {
-        if (request.state === 'finished') continue;
+        if (isOver(request)) continue;
         step(this.#tally, request, this.#kernel.now);
-        // `step` has changed it.
-        if ((request.state as PeerRequest['state']) === 'finished') gpu.requests.delete(request);
+        if (isOver(request)) gpu.requests.delete(request);
       }
       used += micros;
       this.#accept(gpu);
     }
+  }
+
+  /** The KV of the batch in turn went with its engine. That of the others is in the host. */
+  #prefillAgain(gpu: DecodeGpu, batch: Batch): void {
+    for (const request of batch.requests.splice(0)) {
+      gpu.requests.delete(request);
+      this.#trouble.lose(request);
+      if (!isOver(request)) this.#group(request);
+    }
+    for (const { wake } of this.#prefill) wake.fire(this.#kernel);
   }
 
   /** Those dealt out to this GPU join a batch of this round, or one that the next round will have. */
@@ -240,6 +270,7 @@ class Run {
 
   #enterRound(gpu: DecodeGpu): void {
     for (const request of gpu.queue.splice(0)) gpu.requests.add(request);
+    for (const request of gpu.requests) if (isOver(request)) gpu.requests.delete(request);
     const batches: PeerRequest[][] = [];
     for (const request of [...gpu.requests].toSorted((a, b) => a.arrivedAt - b.arrivedAt)) {
       const batch = batches.find((one) => this.#fits(one, request));

@@ -3,10 +3,11 @@ import type { Micros } from '../../core/ids.ts';
 import type { Arrival } from '../arrivals.ts';
 import type { Cluster, Constants } from '../costs.ts';
 import { costsOf, decodeMicros, prefillMicros } from '../costs.ts';
+import type { FaultSpec } from '../faults.ts';
 import type { Slo } from '../recorder.ts';
 import type { Report } from '../report.ts';
 import type { PeerModel, PeerRequest } from './request.ts';
-import { contextOf } from './request.ts';
+import { contextOf, isOver } from './request.ts';
 
 export interface PeerSetting {
   readonly cluster: Cluster;
@@ -24,6 +25,8 @@ export interface PeerSetting {
   readonly slots: number;
   /** As many models as fit may stay. */
   readonly isResident: boolean;
+  /** What goes wrong, until the last request has come. */
+  readonly faults?: FaultSpec;
   /** KV that leaves a GPU is charged as KV that comes, at the model's own size; else in at a flat size, out free. */
   readonly honestKv: boolean;
 }
@@ -94,7 +97,7 @@ export function createGpus(setting: PeerSetting, share = 1): Gpus {
       let context = 0;
       let count = 0;
       for (const request of requests) {
-        if (request.state === 'finished') continue;
+        if (isOver(request)) continue;
         context += contextOf(request);
         count++;
       }

@@ -70,5 +70,10 @@ export function step(tally: Tally, request: PeerRequest, now: Micros): void {
   seeToken(tally.slo, request.track, now);
   if (request.tokens < request.outputTokens) return;
   request.state = 'finished';
-  tally.end(request.track, true);
+  tally.end(request.track, 'finished');
+}
+
+/** Who has nothing when all is over has been given up. */
+export function endAll(tally: Tally, requests: readonly PeerRequest[]): void {
+  for (const request of requests) if (request.state !== 'finished') tally.end(request.track, 'cancelled');
 }

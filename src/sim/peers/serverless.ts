@@ -9,17 +9,18 @@ import { createGpus } from './gpus.ts';
 import type { Process } from './kernel.ts';
 import { Kernel, Signal } from './kernel.ts';
 import type { PeerModel, PeerRequest } from './request.ts';
-import { contextOf, createRequests, isOver, step } from './request.ts';
+import { contextOf, createRequests, endAll, isOver, step } from './request.ts';
+import type { Fragile } from './trouble.ts';
+import { Trouble } from './trouble.ts';
 
 const GIVE_UP_MICROS = 15_000_000;
 /** Requests of one model that a GPU serves at once before another GPU is taken. */
 const SLOTS = 4;
 
-interface Gpu {
+interface Gpu extends Fragile {
   model: PeerModel | null;
   queue: PeerRequest[];
   lastBatchAt: Micros;
-  readonly wake: Signal;
 }
 
 /** Puts the new request into some GPU's queue, and may reorder all. */
@@ -42,6 +43,7 @@ export function serverless({ order, keepsKv }: ServerlessOptions): Peer {
 
 class Run {
   readonly #kernel = new Kernel();
+  readonly #trouble: Trouble;
   readonly #tally: Tally;
   readonly #device: Gpus;
   readonly #dispatch: Dispatch;
@@ -50,7 +52,8 @@ class Run {
   #pending: PeerRequest[] = [];
 
   constructor(setting: PeerSetting, dispatch: Dispatch, keepsKv: boolean) {
-    this.#tally = new Tally(setting.slo);
+    this.#trouble = new Trouble(setting.faults);
+    this.#tally = new Tally(setting.slo, this.#trouble.costs);
     this.#device = createGpus(setting);
     this.#dispatch = dispatch;
     this.#keepsKv = keepsKv;
@@ -59,6 +62,7 @@ class Run {
       queue: [],
       lastBatchAt: 0,
       wake: new Signal(),
+      ...this.#trouble.fragile(),
     }));
   }
 
@@ -66,8 +70,9 @@ class Run {
     const requests = createRequests(arrivals, this.#device.modelOf, this.#tally);
     for (const gpu of this.#gpus) this.#kernel.plan(0, this.#serving(gpu));
     for (const request of requests) this.#kernel.plan(request.arrivedAt, this.#arriving(request));
+    this.#trouble.begin(this.#kernel, requests, this.#gpus, () => undefined);
     this.#kernel.run();
-    for (const request of requests) if (request.state !== 'finished') this.#tally.end(request.track, false);
+    endAll(this.#tally, requests);
     return this.#tally.report();
   }
 
@@ -84,6 +89,7 @@ class Run {
 
   *#serving(gpu: Gpu): Process {
     for (;;) {
+      if (gpu.blow !== null) yield* this.#fall(gpu);
       gpu.queue = gpu.queue.filter((request) => !isOver(request));
       const [front] = gpu.queue;
       if (front === undefined) yield gpu.wake;
@@ -94,9 +100,15 @@ class Run {
         this.#tally.work.switches++;
         this.#tally.work.switchMicros += front.model.loadMicros;
         this.#tally.work.linkBytes += front.model.costs.weightBytes;
-        yield front.model.loadMicros;
+        yield* this.#trouble.load(gpu, front.model.loadMicros);
       }
     }
+  }
+
+  *#fall(gpu: Gpu): Process {
+    yield* this.#trouble.feel(gpu, gpu.model !== null);
+    for (const request of gpu.queue) if (request.state === 'executing') this.#trouble.lose(request);
+    gpu.model = null;
   }
 
   #evict(request: PeerRequest): void {
@@ -125,6 +137,7 @@ class Run {
     }
     this.#tally.work.busyMicros += micros;
     yield micros;
+    if (gpu.blow !== null) return;
     for (const request of batch) step(this.#tally, request, this.#kernel.now);
     gpu.lastBatchAt = this.#kernel.now;
   }

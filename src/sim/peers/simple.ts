@@ -4,6 +4,7 @@
  * start and stays, the rest is never served. `fcfs`: one model at a time, in the order of arrival.
  */
 import type { Micros } from '../../core/ids.ts';
+import type { Blow } from '../faults.ts';
 import { spread } from '../placement.ts';
 import { Tally } from '../report.ts';
 import type { Gpus, Peer, PeerSetting } from './gpus.ts';
@@ -11,7 +12,9 @@ import { createGpus } from './gpus.ts';
 import type { Process } from './kernel.ts';
 import { Kernel, Signal } from './kernel.ts';
 import type { PeerModel, PeerRequest } from './request.ts';
-import { contextOf, createRequests, step } from './request.ts';
+import { contextOf, createRequests, endAll, isOver, step } from './request.ts';
+import type { Fragile } from './trouble.ts';
+import { Trouble } from './trouble.ts';
 
 export type Simple = 'lru-by-count' | 'static' | 'fcfs';
 
@@ -24,11 +27,10 @@ interface Place {
   lastUsedAt: Micros;
 }
 
-interface Gpu {
+interface Gpu extends Fragile {
   readonly places: Map<PeerModel, Place>;
   /** Requests whose model is not there, in the order of arrival. */
   queue: PeerRequest[];
-  readonly wake: Signal;
 }
 
 export function simple(policy: Simple, models: readonly string[]): Peer {
@@ -38,6 +40,7 @@ export function simple(policy: Simple, models: readonly string[]): Peer {
 class Run {
   readonly #policy: Simple;
   readonly #kernel = new Kernel();
+  readonly #trouble: Trouble;
   readonly #tally: Tally;
   readonly #device: Gpus;
   readonly #gpus: Gpu[];
@@ -47,10 +50,16 @@ class Run {
 
   constructor(policy: Simple, models: readonly string[], setting: PeerSetting) {
     this.#policy = policy;
-    this.#tally = new Tally(setting.slo);
+    this.#trouble = new Trouble(setting.faults);
+    this.#tally = new Tally(setting.slo, this.#trouble.costs);
     this.#slots = policy === 'fcfs' ? 1 : setting.slots;
     this.#device = createGpus(setting, this.#slots);
-    this.#gpus = Array.from({ length: setting.gpus }, () => ({ places: new Map(), queue: [], wake: new Signal() }));
+    this.#gpus = Array.from({ length: setting.gpus }, () => ({
+      places: new Map(),
+      queue: [],
+      wake: new Signal(),
+      ...this.#trouble.fragile(),
+    }));
     const placed = models.map((name) => ({ name, weightBytes: this.#device.modelOf(name).costs.weightBytes }));
     const homes = spread(placed, setting.gpus);
     for (const name of models) this.#homes.set(this.#device.modelOf(name), homes.get(name) ?? 0);
@@ -75,8 +84,9 @@ class Run {
       if (this.#policy !== 'static') this.#kernel.plan(0, this.#loading(gpu));
     }
     for (const request of requests) this.#kernel.plan(request.arrivedAt, this.#living(request));
+    this.#trouble.begin(this.#kernel, requests, this.#gpus, (request) => this.#drop(request));
     this.#kernel.run();
-    for (const request of requests) if (request.state !== 'finished') this.#tally.end(request.track, false);
+    endAll(this.#tally, requests);
     return this.#tally.report();
   }
 
@@ -90,6 +100,11 @@ class Run {
     yield GIVE_UP_MICROS;
     if (request.tokens > 0) return;
     request.state = 'failed';
+    this.#drop(request);
+  }
+
+  #drop(request: PeerRequest): void {
+    const gpu = this.#gpus[this.#homes.get(request.model) ?? 0] as Gpu;
     gpu.queue = gpu.queue.filter((other) => other !== request);
     const there = gpu.places.get(request.model)?.requests ?? [];
     const at = there.indexOf(request);
@@ -109,7 +124,7 @@ class Run {
         this.#tally.work.switches++;
         this.#tally.work.switchMicros += model.loadMicros;
         this.#tally.work.linkBytes += model.costs.weightBytes;
-        yield model.loadMicros;
+        yield* this.#trouble.load(gpu, model.loadMicros);
         gpu.places.set(model, { model, requests: [], lastUsedAt: this.#kernel.now });
       }
       this.#letIn(gpu, model);
@@ -139,6 +154,7 @@ class Run {
   *#computing(gpu: Gpu): Process {
     let turn = 0;
     for (;;) {
+      if (gpu.blow !== null) yield* this.#fall(gpu, gpu.blow);
       const busy = [...gpu.places.values()].filter(({ requests }) => requests.length > 0);
       const place = busy[turn++ % Math.max(1, busy.length)];
       if (place === undefined) {
@@ -149,6 +165,7 @@ class Run {
       const micros = batch.some(({ hasKv }) => !hasKv) ? this.#device.prefill(batch) : this.#device.decode(batch);
       this.#tally.work.busyMicros += micros;
       yield micros;
+      if (gpu.blow !== null) continue;
       for (const request of batch) step(this.#tally, request, this.#kernel.now);
       place.lastUsedAt = this.#kernel.now;
       const left = place.requests.filter(({ state }) => state !== 'finished' && state !== 'failed');
@@ -156,6 +173,22 @@ class Run {
       place.requests.splice(0, place.requests.length, ...left);
       if (left.length === 0) gpu.wake.fire(this.#kernel);
     }
+  }
+
+  /** One of the models there goes down; those that it served wait for it again, before all others. */
+  *#fall(gpu: Gpu, { victim }: Blow): Process {
+    const place = [...gpu.places.values()][Math.floor(victim * gpu.places.size)];
+    yield* this.#trouble.feel(gpu, place !== undefined);
+    if (place === undefined) return;
+    for (const request of place.requests) this.#trouble.lose(request);
+    // What stays for good has nobody who would load it again: the GPU waits for it.
+    if (this.#policy === 'static') {
+      yield* this.#trouble.load(gpu, place.model.loadMicros);
+      return;
+    }
+    gpu.places.delete(place.model);
+    gpu.queue.unshift(...place.requests.filter((request) => !isOver(request)));
+    gpu.wake.fire(this.#kernel);
   }
 
   /** As many in the order of arrival as have room for their KV: the prompts among them, else all. */
