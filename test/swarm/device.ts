@@ -6,8 +6,10 @@
 import type { RefusalCode } from '../../src/core/actions.ts';
 import type { CoreEvent } from '../../src/core/events.ts';
 import type { ActionId, Bytes, Micros, ModelId, RequestId } from '../../src/core/ids.ts';
-import type { Prng } from './prng.ts';
+import { LATEST_MICROS } from '../../src/sim/faults.ts';
+import { Mailbox } from '../../src/sim/mailbox.ts';
 import type { Timeline } from '../../src/sim/timeline.ts';
+import type { Prng } from './prng.ts';
 
 /** What the model really is, as opposed to what the core was told. */
 export interface Physics {
@@ -29,6 +31,8 @@ export interface Physics {
 export interface Work {
   readonly requestId: RequestId;
   promptLeft: number;
+  /** Tokens whose KV is on the device. */
+  computed: number;
   outputLeft: number;
   generated: number;
   readonly promptTokens: number;
@@ -69,9 +73,7 @@ interface VirtualModel {
   slice: OpenSlice | null;
   next: OpenSlice | null;
   stepping: boolean;
-  /** Told but not heard yet, in order. */
-  readonly outbox: { readonly event: CoreEvent; heard: boolean }[];
-  lastHeardAt: Micros;
+  readonly mailbox: Mailbox;
 }
 
 export interface DeviceWiring {
@@ -109,10 +111,15 @@ export class VirtualDevice {
         slice: null,
         next: null,
         stepping: false,
-        outbox: [],
-        lastHeardAt: 0,
+        mailbox: this.#openMailbox(),
       });
     }
+  }
+
+  #openMailbox(): Mailbox {
+    const { timeline, prng, hopMicros, tell: hear } = this.#wiring;
+    const delay = (): Micros => (this.#strikes('late') ? prng.between(hopMicros, LATEST_MICROS) : hopMicros);
+    return new Mailbox({ timeline, delay, hear });
   }
 
   /** Held by all models now. */
@@ -153,12 +160,12 @@ export class VirtualDevice {
       }
       this.#go(model, 'resident');
       model.bytes = loadedBytes;
-      this.#say(model, { type: 'modelLoaded', actionId, modelId: id, from, micros, bytes: loadedBytes });
+      model.mailbox.say({ type: 'modelLoaded', actionId, modelId: id, from, micros, bytes: loadedBytes });
     });
   }
 
   #failLoad(model: VirtualModel, actionId: ActionId, code: RefusalCode): void {
-    this.#say(model, { type: 'modelLoadFailed', actionId, modelId: model.id, code, message: 'the load failed' });
+    model.mailbox.say({ type: 'modelLoadFailed', actionId, modelId: model.id, code, message: 'the load failed' });
   }
 
   park(id: ModelId, actionId: ActionId): void {
@@ -174,8 +181,8 @@ export class VirtualDevice {
       const fails = this.#strikes('parkFails');
       this.#go(model, fails ? 'cold' : 'asleep');
       model.bytes = fails ? 0 : model.physics.asleepBytes;
-      if (fails) this.#say(model, { type: 'modelUnloaded', actionId, modelId: id, micros });
-      else this.#say(model, { type: 'modelFellAsleep', actionId, modelId: id, micros, bytes: model.bytes });
+      if (fails) model.mailbox.say({ type: 'modelUnloaded', actionId, modelId: id, micros });
+      else model.mailbox.say({ type: 'modelFellAsleep', actionId, modelId: id, micros, bytes: model.bytes });
     });
   }
 
@@ -191,7 +198,7 @@ export class VirtualDevice {
       if (model.life !== life) return;
       this.#go(model, 'cold');
       model.bytes = 0;
-      this.#say(model, { type: 'modelUnloaded', actionId, modelId: id, micros });
+      model.mailbox.say({ type: 'modelUnloaded', actionId, modelId: id, micros });
     });
   }
 
@@ -202,20 +209,20 @@ export class VirtualDevice {
     // Most go on when it is back; of some the node has had enough.
     for (const requestId of model.work.keys())
       if (this.#wiring.prng.chance(3, 4)) {
-        this.#say(model, { type: 'requestLost', requestId });
+        model.mailbox.say({ type: 'requestLost', requestId });
         model.work.delete(requestId);
       }
     this.#failWork(model);
     model.slice = model.next = null;
     model.bytes = 0;
     this.#go(model, 'cold');
-    this.#say(model, { type: 'engineDied', modelId: id });
-    for (const message of model.outbox.splice(0)) if (!message.heard) this.#hear(message);
+    model.mailbox.say({ type: 'engineDied', modelId: id });
+    model.mailbox.flush();
   }
 
   measure(id: ModelId): void {
     const model = this.#model(id);
-    if (model.place === 'resident') this.#say(model, { type: 'memoryMeasured', modelId: id, bytes: model.bytes });
+    if (model.place === 'resident') model.mailbox.say({ type: 'memoryMeasured', modelId: id, bytes: model.bytes });
   }
 
   submit(id: ModelId, work: Work): void {
@@ -226,13 +233,16 @@ export class VirtualDevice {
     this.#step(model);
   }
 
-  /** Nothing more is heard of the request, not even what is on its way. */
-  cancel(id: ModelId, requestId: RequestId): void {
+  /** Nothing more is heard of the request. With `keepsKv` its KV is saved: of so many tokens. */
+  cancel(id: ModelId, requestId: RequestId, keepsKv = false): number {
     const model = this.#model(id);
+    const work = model.work.get(requestId);
     model.work.delete(requestId);
-    for (const message of model.outbox) {
-      if ('requestId' in message.event && message.event.requestId === requestId) message.heard = true;
-    }
+    model.mailbox.forget(requestId);
+    if (!keepsKv || work === undefined || work.computed === 0) return 0;
+    const micros = work.computed * this.#wiring.prng.between(1, 50);
+    model.mailbox.say({ type: 'kvSaved', modelId: id, tokens: work.computed, micros });
+    return work.computed;
   }
 
   grant(id: ModelId, sliceId: ActionId, lanes: number, micros: Micros | null): void {
@@ -312,10 +322,11 @@ export class VirtualDevice {
   #advance(model: VirtualModel, slice: OpenSlice, work: Work, prefill: number, decode: number, micros: Micros): void {
     const { requestId } = work;
     work.promptLeft -= prefill;
+    work.computed += prefill + decode;
     if (decode === 0) work.prefillMicros += micros;
     else {
       work.decodeMicros += micros;
-      if (work.generated === 0) this.#say(model, { type: 'firstTokenEmitted', requestId });
+      if (work.generated === 0) model.mailbox.say({ type: 'firstTokenEmitted', requestId });
       work.generated += decode;
       work.outputLeft -= decode;
       slice.decodeTokens[requestId] = (slice.decodeTokens[requestId] ?? 0) + decode;
@@ -324,7 +335,7 @@ export class VirtualDevice {
     model.work.delete(requestId);
     const { promptTokens, generated, prefillMicros, decodeMicros } = work;
     const usage = { promptTokens, cachedTokens: 0, outputTokens: generated, prefillMicros, decodeMicros };
-    this.#say(model, { type: 'requestFinished', requestId, failed: false, ...usage });
+    model.mailbox.say({ type: 'requestFinished', requestId, failed: false, ...usage });
   }
 
   #endSlice(model: VirtualModel): void {
@@ -338,7 +349,7 @@ export class VirtualDevice {
   #report(model: VirtualModel, slice: OpenSlice): void {
     const { id: sliceId, steps, prefillTokens, decodeTokens, computeMicros } = slice;
     const wallMicros = computeMicros;
-    this.#say(model, {
+    model.mailbox.say({
       type: 'sliceEnded',
       modelId: model.id,
       sliceId,
@@ -356,29 +367,9 @@ export class VirtualDevice {
   #failWork(model: VirtualModel): void {
     const nothing = { promptTokens: 0, cachedTokens: 0, outputTokens: 0, prefillMicros: 0, decodeMicros: 0 };
     for (const requestId of model.work.keys()) {
-      this.#say(model, { type: 'requestFinished', requestId, failed: true, ...nothing });
+      model.mailbox.say({ type: 'requestFinished', requestId, failed: true, ...nothing });
     }
     model.work.clear();
-  }
-
-  /** Messages of one model arrive in the order in which they were sent. */
-  #say(model: VirtualModel, event: CoreEvent): void {
-    const { timeline, prng, hopMicros } = this.#wiring;
-    const delay = this.#strikes('late') ? prng.between(hopMicros, 300_000) : hopMicros;
-    const message = { event, heard: false };
-    model.outbox.push(message);
-    model.lastHeardAt = Math.max(model.lastHeardAt, timeline.now + delay);
-    timeline.at(model.lastHeardAt, () => {
-      const place = model.outbox.indexOf(message);
-      if (place >= 0) model.outbox.splice(place, 1);
-      if (message.heard) return;
-      this.#hear(message);
-    });
-  }
-
-  #hear(message: { readonly event: CoreEvent; heard: boolean }): void {
-    message.heard = true;
-    this.#wiring.tell(message.event);
   }
 
   #go(model: VirtualModel, place: Place): number {

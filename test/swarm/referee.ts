@@ -1,20 +1,28 @@
 /** Watches the conduct of the arbiter from outside: what it may not do although its books balance. */
 import type { Action } from '../../src/core/actions.ts';
-import type { ModelId } from '../../src/core/ids.ts';
+import { isAhead, leastCounter } from '../../src/core/fairness.ts';
+import type { Micros, ModelId } from '../../src/core/ids.ts';
 import { freeBytes } from '../../src/core/memory.ts';
 import { computeLanes, grantedLanes } from '../../src/core/slices.ts';
-import { waitingOf } from '../../src/core/queues.ts';
+import { leastInteractive, waitingOf } from '../../src/core/queues.ts';
 import type { Model } from '../../src/core/state.ts';
 import type { World } from './world.ts';
 
 /** Rules for which a model may be taken off the device whoever waits for it: somebody said so. */
 const BY_ORDER = new Set(['stopped', 'removed', 'relaunched']);
 
+/** So many times the patience, nobody has to wait for the sake of those who got less. */
+const PUT_OFF_PATIENCES = 5;
+/** When that need is over, it is seen so soon. */
+const PUT_OFF_LOOK_MICROS = 50_000;
+
 export class Referee {
   readonly #world: World;
   readonly #isExact: boolean;
   /** Loaded for waiting requests, and none of them started yet. */
   readonly #unused = new Set<ModelId>();
+  /** When it was last seen that a model may be put off. */
+  readonly #putOffAt = new Map<ModelId, Micros>();
 
   constructor(world: World, isExact: boolean) {
     this.#world = world;
@@ -97,7 +105,7 @@ export class Referee {
     this.#conserveRoom();
   }
 
-  /** With nothing on its way and nobody ahead, a model that fits is being loaded. */
+  /** With nothing on its way and nobody ahead, a model that fits is being loaded, unless it may be put off. */
   #conserveRoom(): void {
     const { state } = this.#world;
     if (state.loading.size > 0 || state.wanted.size !== 1) return;
@@ -105,10 +113,22 @@ export class Referee {
       const { id } = model;
       const isBackingOff = model.failure !== null && state.now < model.failure.retryAt;
       const need = model.costs.loadedBytes - (state.held.get(id) ?? 0);
-      if ((model.phase === 'cold' || model.phase === 'asleep') && !isBackingOff && need <= freeBytes(state)) {
+      const isOff = model.phase === 'cold' || model.phase === 'asleep';
+      if (isOff && !isBackingOff && need <= freeBytes(state) && !this.#mayBePutOff(model)) {
         this.#cry('there is room for a model that somebody waits for', { model: id, need, free: freeBytes(state) });
       }
     }
+  }
+
+  /** A load takes a lane: those who got far more may wait until others need none for it, but not for ever. */
+  #mayBePutOff({ id, queues, waitingSince, leftAt }: Model): boolean {
+    const { state } = this.#world;
+    const { now, busy, device, residency } = state;
+    const isShort = busy.size > Math.max(1, device.lanes - 1);
+    const least = isShort ? Math.min(...[...busy].map(({ active }) => leastInteractive(state, active))) : Infinity;
+    const until = Math.max(waitingSince ?? now, leftAt) + PUT_OFF_PATIENCES * residency.patienceMicros;
+    if (now < until && isAhead(leastCounter(state, queues.keys()), least)) this.#putOffAt.set(id, now);
+    return now < Math.min(until, (this.#putOffAt.get(id) ?? -Infinity) + PUT_OFF_LOOK_MICROS);
   }
 
   #model(id: ModelId): Model {

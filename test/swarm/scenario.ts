@@ -5,6 +5,7 @@
 import type { ModelSpec, TenantSpec } from '../../src/core/events.ts';
 import type { Micros, ModelId, TenantId } from '../../src/core/ids.ts';
 import { MIB, MILLI, MINUTE, modelId, SECOND, tenantId } from '../../src/core/ids.ts';
+import { unsettled } from '../../src/sim/settled.ts';
 import type { DeviceFaults, Physics } from './device.ts';
 import type { Prng } from './prng.ts';
 import { createPrng, zipf } from './prng.ts';
@@ -17,6 +18,8 @@ export interface RunResult {
   readonly handled: number;
   readonly outcomes: Readonly<Record<string, number>>;
   readonly preempted: number;
+  /** Times that KV went into a file. */
+  readonly saved: number;
   readonly loads: number;
   readonly virtualMicros: Micros;
 }
@@ -130,10 +133,11 @@ export function run(seed: number, listen: World['onDecision'] = null): RunResult
       return known;
     },
   });
-  const seen = { handled: 0, preempted: 0, loads: 0 };
+  const seen = { handled: 0, preempted: 0, saved: 0, loads: 0 };
   world.onDecision = (input, actions) => {
     listen?.(input, actions);
     seen.handled++;
+    for (const { type } of input.events) if (type === 'kvSaved') seen.saved++;
     for (const { type } of actions) {
       if (type === 'preemptRequest') seen.preempted++;
       if (type === 'ensureLoaded') seen.loads++;
@@ -234,10 +238,9 @@ function settle(world: World, calmAt: Micros): Record<string, number> {
       `outcomes differ: the node ${JSON.stringify(state.outcomes)}, its clients ${JSON.stringify(counts)}`,
     );
   }
-  if (state.requests.size > 0)
-    throw new Error(`never settled: ${state.requests.size} requests are left after ${calmAt}`);
+  const left = unsettled(state);
+  if (left !== null) throw new Error(`never settled: ${left}, trouble was over at ${calmAt}`);
   for (const model of state.models.values()) {
-    if (model.removed) throw new Error(`never settled: ${model.id} is removed and still ${model.phase}`);
     if (model.phase !== 'cold' && !model.spec.pinned)
       throw new Error(`never settled: ${model.id} is ${model.phase} for ever`);
     if (

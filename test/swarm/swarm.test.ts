@@ -8,12 +8,13 @@ const RUNS = 400;
 
 describe('the swarm', () => {
   it(`breaks no rule in ${RUNS} runs, and everything settles when trouble is over`, () => {
-    const total = { finished: 0, failed: 0, refused: 0, cancelled: 0, preempted: 0, loads: 0 };
+    const total = { finished: 0, failed: 0, refused: 0, cancelled: 0, preempted: 0, saved: 0, loads: 0 };
     for (let seed = 1; seed <= RUNS; seed++) {
       try {
-        const { outcomes, preempted, loads } = run(seed);
+        const { outcomes, preempted, saved, loads } = run(seed);
         for (const name of ['finished', 'failed', 'refused', 'cancelled'] as const) total[name] += outcomes[name] ?? 0;
         total.preempted += preempted;
+        total.saved += saved;
         total.loads += loads;
       } catch (thrown) {
         throw new Error(`npm run swarm -- --seed ${seed}`, { cause: thrown });

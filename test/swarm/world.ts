@@ -28,6 +28,8 @@ export interface Client {
   firstStartAt: Micros | null;
   starts: number;
   generated: number;
+  /** Tokens whose KV was saved when it was preempted. */
+  saved: number;
   outcome: Outcome | null;
   /** Code of a refusal. */
   code: string | null;
@@ -132,6 +134,7 @@ export class World {
       firstStartAt: null,
       starts: 0,
       generated: 0,
+      saved: 0,
       outcome: null,
       code: null,
       endedAt: null,
@@ -212,7 +215,7 @@ export class World {
       case 'preemptRequest':
         return this.#preempt(action.modelId, action.requestId, action.id);
       case 'cancelRequest':
-        return this.device.cancel(action.modelId, action.requestId);
+        return void this.device.cancel(action.modelId, action.requestId);
       case 'refuseRequest':
         return this.#end(action.requestId, 'refused', action.code);
       case 'grantSlice':
@@ -229,12 +232,14 @@ export class World {
     if (client === undefined) throw new Error(`an unknown request is started: ${id}`);
     client.starts++;
     client.firstStartAt ??= this.timeline.now;
-    // What was generated before a preemption is prefilled, and not generated again.
-    const { promptTokens, outputTokens } = client;
+    // What was generated before a preemption is read back or prefilled, and not generated again.
+    const { promptTokens, outputTokens, saved } = client;
+    client.saved = 0;
     const work = {
       requestId: id,
       promptTokens,
-      promptLeft: promptTokens + client.generated,
+      promptLeft: Math.max(0, promptTokens + client.generated - saved),
+      computed: saved,
       outputLeft: outputTokens - client.generated,
       prefillMicros: 0,
       decodeMicros: 0,
@@ -249,8 +254,9 @@ export class World {
   }
 
   #preempt(modelId: ModelId, id: RequestId, actionId: number): void {
-    this.device.cancel(modelId, id);
+    const saved = this.device.cancel(modelId, id, this.config.models.get(modelId)?.keepsKv === true);
     const client = this.clients.get(id);
+    if (client !== undefined) client.saved = saved;
     // Its last token may have been on its way: it has not arrived, so it is generated again.
     if (client !== undefined) client.generated = Math.min(client.generated, client.outputTokens - 1);
     this.tell({ type: 'requestPreempted', actionId, requestId: id });
