@@ -2,7 +2,15 @@
 import type { Action } from '../src/core/actions.ts';
 import type { Arbiter } from '../src/core/arbiter.ts';
 import { createArbiter } from '../src/core/arbiter.ts';
-import type { CoreEvent, DeviceSpec, Limits, ModelSpec, ResidencySpec, TenantSpec } from '../src/core/events.ts';
+import type {
+  CoreEvent,
+  DeviceSpec,
+  EventOf,
+  Limits,
+  ModelSpec,
+  ResidencySpec,
+  TenantSpec,
+} from '../src/core/events.ts';
 import type { Micros, ModelId } from '../src/core/ids.ts';
 import { MILLI, modelId, requestId, SECOND, tenantId } from '../src/core/ids.ts';
 import { checkInvariants } from '../src/core/invariants.ts';
@@ -211,7 +219,7 @@ export const finished = (
     outputTokens = 20,
     failed = false,
   }: { promptTokens?: number; outputTokens?: number; failed?: boolean } = {},
-): CoreEvent => ({
+): EventOf<'requestFinished'> => ({
   type: 'requestFinished',
   requestId: requestId(id),
   failed,

@@ -104,6 +104,7 @@ const HANDLERS: Handlers = {
       // Settle: what it got in the end, less what was charged on the way.
       const served = event.promptTokens - event.cachedTokens + OUTPUT_WEIGHT * event.outputTokens;
       chargeRequest(state, request, served - request.chargedTokens);
+      chargeMicros(state, request.tenantId, event.restoreMicros ?? 0);
     }
     leaveEngine(state, model, request);
   },

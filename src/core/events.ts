@@ -104,6 +104,8 @@ export type CoreEvent =
       readonly outputTokens: number;
       readonly prefillMicros: Micros;
       readonly decodeMicros: Micros;
+      /** Reading saved KV back for it; absent: none was. */
+      readonly restoreMicros?: Micros;
     }
   /** Its engine died under it; what it has generated is known, and it goes on when the model is back. */
   | { readonly type: 'requestLost'; readonly requestId: RequestId }

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { Story } from '../../test/story.ts';
+import { finished, Story } from '../../test/story.ts';
 import { charge, chargeMicros, enter, learnWorth, leastServed, leave, tenantOf } from './fairness.ts';
 import { SECOND, tenantId } from './ids.ts';
 import { createState } from './state.ts';
@@ -98,6 +98,14 @@ describe('virtual token counter', () => {
     // In 500 ms a lane makes 100 tokens: that is what is assumed until something was computed.
     expect(tenantOf(story.state, ann).counter).toBe(3 * (25_000 + 1_000));
     expect(tenantOf(story.state, bob).counter).toBe(25_000 + 1_000);
+  });
+
+  it('charges the time in which saved KV was read back', () => {
+    const story = new Story();
+    story.run('ann1', 'a', { tenant: 'ann', promptTokens: 10 });
+    const before = tenantOf(story.state, ann).counter;
+    story.tell({ ...finished('ann1', { promptTokens: 10, outputTokens: 0 }), restoreMicros: 5_000 });
+    expect(tenantOf(story.state, ann).counter - before).toBe(1_000);
   });
 
   it('counts a lane’s time as what the device makes in it, and forgets what it made long ago', () => {

@@ -37,6 +37,28 @@ describe('device time', () => {
     expect(of(rows, 'idle')).toBe(1_000);
   });
 
+  it('counts the lanes of a slice that is renewed while it runs once', () => {
+    const time = createDeviceTime();
+    time.configured(0, 2);
+    time.granted(0, 1, a, 2);
+    time.granted(1_000, 2, a, 1);
+    time.ended(1_500, a, { sliceId: 1, lanes: 2, requestMicros: { [requestId('ann1')]: 1_500 } }, payerOf);
+    time.ended(2_000, a, { sliceId: 2, lanes: 1, requestMicros: { [requestId('ann1')]: 500 } }, payerOf);
+    const rows = time.take(2_000);
+    expect([of(rows, 'compute'), of(rows, 'idle'), of(rows, 'overhead')]).toEqual([3_500, 500, 0]);
+  });
+
+  it('knows nothing of a slice for a process that is gone', () => {
+    const time = createDeviceTime();
+    time.configured(0, 2);
+    time.died(100, a);
+    time.granted(200, 1, a, 2);
+    time.loading(300, a);
+    time.loaded(500, a, []);
+    const rows = time.take(1_000);
+    expect([of(rows, 'switch'), of(rows, 'idle'), of(rows, 'overhead')]).toEqual([200, 1_800, 0]);
+  });
+
   it('adds up to the lanes’ time, whatever happens and whenever it is asked for', () => {
     const event = fc.record({
       after: fc.nat(1_000),

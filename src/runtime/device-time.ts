@@ -51,6 +51,8 @@ export function createDeviceTime(): DeviceTime {
   let last: Micros = 0;
   const grants = new Map<ActionId, Grant>();
   const loads = new Map<ModelId, { micros: Micros }>();
+  /** Their processes are gone, and they are not loaded again yet. */
+  const dead = new Set<ModelId>();
   let rows = new Map<string, { row: DeviceTimeRow; laneMicros: number }>();
   /** Granted and not yet known to be computed in. */
   let grantedMicros = 0;
@@ -68,7 +70,11 @@ export function createDeviceTime(): DeviceTime {
     const micros = Math.max(0, now - last);
     last = Math.max(last, now);
     let free = lanes;
+    const counted = new Set<ModelId>();
     for (const grant of grants.values()) {
+      // A slice without an end is renewed while it runs: the lanes of the next are the same until its last step has returned.
+      if (counted.has(grant.modelId)) continue;
+      counted.add(grant.modelId);
       grantedMicros += micros * grant.lanes;
       free -= grant.lanes;
     }
@@ -87,7 +93,8 @@ export function createDeviceTime(): DeviceTime {
     },
     granted(now, sliceId, modelId, count) {
       pass(now);
-      grants.set(sliceId, { modelId, lanes: count });
+      // Decided before it was known that the process is gone: it will never be reported.
+      if (!dead.has(modelId)) grants.set(sliceId, { modelId, lanes: count });
     },
     ended(now, modelId, report, payerOf) {
       pass(now);
@@ -100,6 +107,7 @@ export function createDeviceTime(): DeviceTime {
     },
     loading(now, modelId) {
       pass(now);
+      dead.delete(modelId);
       if (!loads.has(modelId)) loads.set(modelId, { micros: 0 });
     },
     loaded(now, modelId, payers) {
@@ -112,6 +120,7 @@ export function createDeviceTime(): DeviceTime {
     },
     died(now, modelId) {
       pass(now);
+      dead.add(modelId);
       for (const [id, grant] of grants) if (grant.modelId === modelId) grants.delete(id);
     },
     take(now) {

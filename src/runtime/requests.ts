@@ -131,7 +131,8 @@ export function receive(
     case 'finished':
     case 'embedded': {
       const usage = usageOf(live, event.usage);
-      tell({ type: 'requestFinished', requestId: live.id, failed: false, ...usage });
+      const restoring = live.restoreMicros > 0 ? { restoreMicros: live.restoreMicros } : {};
+      tell({ type: 'requestFinished', requestId: live.id, failed: false, ...usage, ...restoring });
       return { ...event, usage, timings: timingsOf(live, now) };
     }
     case 'failed': {
