@@ -55,6 +55,14 @@ describe('supervisor', () => {
     expect(child.lines().at(-1)).toBe('line 499');
   });
 
+  it('gives each child a control group of its own, whoever else supervises', async () => {
+    const names: string[] = [];
+    const groups = { version: 'none', create: (name: string) => (names.push(name), null) } as const;
+    const [one, other] = [createSupervisor({ groups, patience }), createSupervisor({ groups, patience })];
+    await Promise.all([one, other].map((each) => each.spawn(node('')).exited));
+    expect(new Set(names).size).toBe(2);
+  });
+
   it('survives a child that writes nonsense to its channel', async () => {
     const heard: unknown[] = [];
     const child = supervisor.spawn(

@@ -109,6 +109,8 @@ const PATIENCE: StopPatience = { politeMicros: 2 * SECOND, termMicros: 2 * SECON
 /** Groups that must not outlive this process, whatever ends it. Killed groups need no goodbye: nothing of theirs is kept. */
 const living = new Set<number>();
 let hooked = false;
+/** Of all supervisors' children: each has a control group of its own, whichever engine it belongs to. */
+let serial = 0;
 
 /** Signals a whole process group; false when it has no process left. */
 function signalGroup(pid: number, signal: NodeJS.Signals | 0): boolean {
@@ -132,7 +134,6 @@ function killWithNode(pid: number): void {
 export function createSupervisor(options: SupervisorOptions = {}): Supervisor {
   const { groups = findMemoryGroups(), timer = realTimer, patience = PATIENCE } = options;
   const children = new Set<Child>();
-  let serial = 0;
   return {
     spawn(childOptions) {
       const child = startChild(childOptions, { groups, timer, patience, serial: serial++ });

@@ -20,7 +20,7 @@ let node: Server;
 
 beforeAll(async () => {
   mkdirSync(modelsDir, { recursive: true });
-  for (const name of ['one', 'two', 'mine']) copyFileSync(smollm2Path(), join(modelsDir, `${name}.gguf`));
+  for (const name of ['one', 'two', 'mine', 'yours']) copyFileSync(smollm2Path(), join(modelsDir, `${name}.gguf`));
   const config = {
     modelsDir,
     devices: [
@@ -28,7 +28,10 @@ beforeAll(async () => {
       { id: 'right', lanes: 1, memory: '600MiB' },
     ],
     defaults: { context: 512, parallel: 2 },
-    models: [{ id: 'mine', device: 'right' }],
+    models: [
+      { id: 'mine', device: 'right' },
+      { id: 'yours', device: 'left' },
+    ],
   };
   node = await startBerth({ config, journal });
 });
@@ -48,9 +51,9 @@ const answer = (model: string, maxTokens: number): Promise<Answer> =>
   ask({ url: node.url, model, prompt: 'Once upon a time', maxTokens, extra: { ignore_eos: true } });
 
 /** At one moment each of the two has a lane. */
-async function untilBothCompute(): Promise<void> {
+async function untilBothCompute(names: readonly string[] = ['one', 'two']): Promise<void> {
   for (let tries = 0; tries < 1000; tries++) {
-    if ((await modelsNow()).filter(({ id, lanes }) => id !== 'mine' && lanes === 1).length === 2) return;
+    if ((await modelsNow()).filter(({ id, lanes }) => names.includes(id) && lanes === 1).length === 2) return;
     await pause(5);
   }
   throw new Error('they never computed at the same time');
@@ -90,10 +93,38 @@ describe('two devices of one lane', () => {
   });
 });
 
+test('a conversation goes on on another device, without its prompt being computed again', async () => {
+  const prompt = 'Tell me of the sea and its ships, of harbours and of storms. '.repeat(8);
+  const turn = (): Promise<Answer> => ask({ url: node.url, model: 'one', prompt, maxTokens: 4 });
+  expect(await turn()).toMatchObject({ error: null });
+  const from = (await viewOf('one'))?.device ?? '';
+  await fetch(`${node.adminUrl}/api/admin/models/one/stop`, { method: 'POST' });
+  // Where it was somebody is busy now.
+  const leave = new AbortController();
+  const busy = [1, 2].map(() =>
+    ask({
+      url: node.url,
+      model: from === 'left' ? 'yours' : 'mine',
+      prompt: 'On and on',
+      maxTokens: 400,
+      extra: { ignore_eos: true },
+      signal: leave.signal,
+    }),
+  );
+  for (let tries = 0; ((await admin('status')) as NodeStatus).requests.running < 2 && tries < 1000; tries++)
+    await pause(5);
+  const { cachedTokens, error, promptTokens } = await turn();
+  leave.abort();
+  await Promise.all(busy);
+  expect(error).toBeNull();
+  expect((await viewOf('one'))?.device).not.toBe(from);
+  expect(cachedTokens).toBeGreaterThan(promptTokens - 16);
+});
+
 test('a stop ends what all devices run, and the journal replays each of them', async () => {
   const processes = descendants(node.pid);
-  const running = [answer('one', 400), answer('two', 400)];
-  await untilBothCompute();
+  const running = [answer('mine', 400), answer('yours', 400)];
+  await untilBothCompute(['mine', 'yours']);
   await node.stop();
   await Promise.all(running);
   const left = processes.filter((pid) => {
