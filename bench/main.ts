@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import type { Bench, BenchArgs, BenchResult } from './harness.ts';
 import { PEERS, table, writeResult } from './harness.ts';
+import { CROSS_PEERS } from './lib/cross-tools.ts';
 import { inOrder } from './lib/results.ts';
 
 const SHARED = new Set(['main.ts', 'harness.ts']);
@@ -51,6 +52,7 @@ function parse(): Wanted {
 
 async function usage(): Promise<string> {
   const listed = await Promise.all(names().map(async (name) => `  ${name.padEnd(18)} ${(await open(name)).about}`));
+  const peers = [...Object.entries(PEERS), ...Object.entries(CROSS_PEERS).map(([name, { how }]) => [name, how])];
   return [
     'npm run bench -- NAME… [--json FILE] [--quick] [--peer NAME=PATH]',
     'npm run bench -- all [--quick] [--peer NAME=PATH]',
@@ -58,7 +60,7 @@ async function usage(): Promise<string> {
     '  --json FILE        write the results there too',
     '  --quick            fewer rounds: shows that it runs; such results are never published',
     '  --peer NAME=PATH   a program to compare with, else found on the PATH:',
-    ...Object.entries(PEERS).map(([name, how]) => `                     ${name}: ${how}`),
+    ...peers.map(([name, how]) => `                     ${name}: ${how}`),
     '',
     `  ${ALL.padEnd(18)} every published one in turn, some hours; writes bench/results, the README’s table and the pictures`,
     ...listed,

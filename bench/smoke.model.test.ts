@@ -21,6 +21,7 @@ const RUN = [
   'embeddings',
   'conversations',
   'headline',
+  'cross-check',
   'fairness',
   'mixed',
   'simulate-predict',

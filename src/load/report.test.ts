@@ -31,12 +31,13 @@ describe('a report', () => {
     const { all } = reportOf(record({ sentAt: 900 * MILLI }));
     expect(all.ttft.p50).toBe(1_000 * MILLI);
     expect(all.endToEnd.p50).toBe(1_300 * MILLI);
-    expect(all.interToken).toEqual({ p50: 100 * MILLI, p95: 100 * MILLI, p99: 100 * MILLI });
+    expect(all.interToken).toEqual({ mean: 100 * MILLI, p50: 100 * MILLI, p95: 100 * MILLI, p99: 100 * MILLI });
   });
 
   it('takes the nearest rank of many', () => {
     const many = Array.from({ length: 100 }, (_, index) => record({ piecesAt: [index + 1] }));
-    expect(reportOf(...many).all.ttft).toEqual({ p50: 50, p95: 95, p99: 99 });
+    expect(reportOf(...many).all.ttft).toEqual({ mean: 50.5, p50: 50, p95: 95, p99: 99 });
+    expect(reportOf().all.ttft.mean).toBeNaN();
     expect(reportOf().all.ttft.p50).toBeNaN();
   });
 
@@ -63,7 +64,7 @@ describe('a report', () => {
     const midway = record({ outcome: 'timeout', piecesAt: [SECOND], endedAt: 30 * SECOND });
     const refused = record({ outcome: 'queue_full', piecesAt: [], endedAt: 1 });
     const { all } = reportOf(cut, midway, refused);
-    expect(all.ttft).toEqual({ p50: SECOND, p95: 60 * SECOND, p99: 60 * SECOND });
+    expect(all.ttft).toEqual({ mean: 30.5 * SECOND, p50: SECOND, p95: 60 * SECOND, p99: 60 * SECOND });
     expect(all.interToken.p50).toBe(29 * SECOND);
     expect(all.endToEnd.p50).toBe(30 * SECOND);
     expect(all.errors).toEqual({ cut_off: 1, timeout: 1, queue_full: 1 });

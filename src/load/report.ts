@@ -16,8 +16,9 @@ export interface Slo {
   readonly gapMicros: Micros | null;
 }
 
-/** Nearest rank; NaN of none. */
+/** Nearest rank, and the mean; NaN of none. */
 export interface Percentiles {
+  readonly mean: Micros;
   readonly p50: Micros;
   readonly p95: Micros;
   readonly p99: Micros;
@@ -159,7 +160,7 @@ function ranked(values: readonly number[]): (percent: number) => number | undefi
 function percentiles(values: readonly number[]): Percentiles {
   const at = ranked(values);
   const [p50, p95, p99] = [50, 95, 99].map((percent) => at(percent) ?? Number.NaN) as [number, number, number];
-  return { p50, p95, p99 };
+  return { mean: values.reduce((sum, value) => sum + value, 0) / values.length, p50, p95, p99 };
 }
 
 /** TTFT at each percent from 0 to 100, for a picture; requests that were refused never had one. */
