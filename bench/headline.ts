@@ -5,7 +5,7 @@
  * is cut off and counts as missed, so that a run ends although a contender collapses. Room for six is the memory of three of the
  * smaller and three of the larger model.
  */
-import { copyFileSync, mkdtempSync, rmSync } from 'node:fs';
+import { closeSync, copyFileSync, fdatasyncSync, mkdtempSync, openSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { gemmaPath, smollm2Path } from '../test/models.ts';
@@ -17,10 +17,10 @@ import { plan, zipfWeights } from '../src/load/plan.ts';
 import { switchesSoFar } from '../src/load/server.ts';
 import { wordsOf } from '../src/load/text.ts';
 import type { BenchArgs, BenchResult } from './harness.ts';
-import { findPeer, peerThreads, peerVersion, result } from './harness.ts';
+import { findPeer, peerVersion, result } from './harness.ts';
 import { tokensPerWord } from './lib/conversation.ts';
 import type { Level, Played } from './lib/headline-rows.ts';
-import { rowsOf, tokensWithin } from './lib/headline-rows.ts';
+import { goodput, rowsOf, tokensWithin, ttft } from './lib/headline-rows.ts';
 import { heldBytes } from './lib/node-admin.ts';
 import { descendants } from './lib/processes.ts';
 import type { Server } from './lib/servers.ts';
@@ -38,6 +38,8 @@ const OUTPUT_TOKENS = 64;
 const THINK_SECONDS = 2;
 const PERCENTS = [60, 90];
 const CAPACITY_IN_FLIGHT = 16;
+/** Of each server that the peers start. With two, several busy models wait for each other: requests fail at half of this load. */
+const PEER_THREADS = 1;
 /** Each level of each contender takes so long, and a minute more at most. */
 const SECONDS = { capacity: 60, load: 300, grace: 60 };
 const QUICK = { capacity: 10, load: 20, grace: 20 };
@@ -56,7 +58,7 @@ export async function run(args: BenchArgs): Promise<BenchResult> {
   const seconds = args.fake === true ? FAKE : args.quick ? QUICK : SECONDS;
   const folder = mkdtempSync(join(tmpdir(), 'berth-headline-'));
   try {
-    const names = copyModels(folder, MODELS, [smollm2Path(), gemmaPath()], copyFileSync);
+    const names = copyModels(folder, MODELS, [smollm2Path(), gemmaPath()], copyWhole);
     const { memoryBytes, perWord } = await measureAlone(folder, names.slice(0, 2));
     const stage: Stage = {
       names,
@@ -72,7 +74,7 @@ export async function run(args: BenchArgs): Promise<BenchResult> {
       for (const contender of contenders) {
         const seen = await withServer(contender, (server) => play(server, stage, (capacity * percent) / 100));
         played.set(contender.name, seen);
-        tellOwnCost(contender.name, percent, seen);
+        tell(contender.name, percent, seen, seconds.load * 1e6);
       }
       levels.push({ percent, loadMicros: seconds.load * 1e6, played });
     }
@@ -92,6 +94,17 @@ export async function run(args: BenchArgs): Promise<BenchResult> {
   }
 }
 
+/** On the disk when it returns: gigabytes that are still to be written would take time from whoever is measured first. */
+function copyWhole(from: string, to: string): void {
+  copyFileSync(from, to);
+  const file = openSync(to, 'r+');
+  try {
+    fdatasyncSync(file);
+  } finally {
+    closeSync(file);
+  }
+}
+
 const configOf = (modelsDir: string, memory: string): Record<string, unknown> => ({
   modelsDir,
   device: { memory, lanes: LANES },
@@ -103,19 +116,14 @@ function contendersOf(args: BenchArgs, modelsDir: string, names: readonly string
   const binary = findPeer(args, 'llama-server');
   const swap = findPeer(args, 'llama-swap');
   const shape = { modelsDir, modelsMax: FIT, contextTokens: CONTEXT_TOKENS * PARALLEL, parallel: PARALLEL };
-  const threads = peerThreads(args, binary);
-  return [
-    { name: 'berth', start: () => startBerth({ config: configOf(modelsDir, `${memoryBytes}`) }) },
-    ...threads.map((count) => ({
-      name: `router -t ${count}`,
-      start: () => startRouter({ ...shape, binary: binary as string, threads: count }),
-    })),
-    ...(swap === null ? [] : threads).map((count) => ({
-      name: `llama-swap -t ${count}`,
-      start: () =>
-        startSwap({ ...shape, names, binary: swap as string, llamaServer: binary as string, threads: count }),
-    })),
-  ];
+  const contenders = [{ name: 'berth', start: () => startBerth({ config: configOf(modelsDir, `${memoryBytes}`) }) }];
+  if (binary === null) return contenders;
+  const threads = PEER_THREADS;
+  contenders.push({ name: `router -t ${threads}`, start: () => startRouter({ ...shape, binary, threads }) });
+  if (swap === null) return contenders;
+  const swapOptions = { ...shape, names, binary: swap, llamaServer: binary, threads };
+  contenders.push({ name: `llama-swap -t ${threads}`, start: () => startSwap(swapOptions) });
+  return contenders;
 }
 
 async function withServer<T>({ start }: Contender, act: (server: Server) => Promise<T>): Promise<T> {
@@ -123,7 +131,18 @@ async function withServer<T>({ start }: Contender, act: (server: Server) => Prom
   try {
     return await act(server);
   } finally {
+    const below = descendants(server.pid);
     await server.stop();
+    // One that had to be killed leaves its servers behind, and they would compute beside the next contender.
+    for (const pid of below) killIfThere(pid);
+  }
+}
+
+function killIfThere(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch {
+    // It is gone, as it should be.
   }
 }
 
@@ -228,12 +247,14 @@ function watchStarts(pid: number): { count(): number; stop(): void } {
   return { count: () => count, stop: () => clearInterval(timer) };
 }
 
-/** Whoever reads the numbers must be able to tell the driver's part in them. */
-function tellOwnCost(name: string, percent: number, { records, overhead }: Played): void {
-  const { lagP99Micros, loopDelayP99Micros, cpuShare } = overhead;
+/** Also the driver's own part in the numbers, and the numbers themselves, so that they are not lost if what follows fails. */
+function tell(name: string, percent: number, seen: Played, loadMicros: number): void {
+  const { lagP99Micros, loopDelayP99Micros, cpuShare } = seen.overhead;
   const millis = (micros: number): string => (micros / 1_000).toFixed(1);
   console.error(
-    `${name}, ${percent} %: ${records.length} requests; sent ${millis(lagP99Micros)} ms late (p99), ` +
-      `event loop ${millis(loopDelayP99Micros)} ms late (p99), ${(100 * cpuShare).toFixed(0)} % of a core`,
+    `${name}, ${percent} %: ${seen.records.length} requests, ${goodput(seen, loadMicros).toFixed(3)} good ones a second, ` +
+      `TTFT p50 ${ttft(seen.records, 50).toFixed(0)} ms, p99 ${ttft(seen.records, 99).toFixed(0)} ms; ` +
+      `sent ${millis(lagP99Micros)} ms late (p99), event loop ${millis(loopDelayP99Micros)} ms late (p99), ` +
+      `${(100 * cpuShare).toFixed(0)} % of a core`,
   );
 }

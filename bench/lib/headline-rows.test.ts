@@ -101,3 +101,10 @@ it('is drawn: a curve for each program and load', async () => {
   for (const name of ['Berth', 'llama-server -t 1', 'llama-server -t 2', '90 % of capacity', '2.50 requests/s'])
     expect(svg).toContain(name);
 });
+
+it('tells the good ones by the longest gap, and by the mean of them', () => {
+  const halting = { ...record(1), piecesAt: [1, 1.3, 1.31].map((at) => at * SECOND), endedAt: 1.31 * SECOND };
+  const rows = rowsOf([level(90, { berth: [record(1), halting] })], new Set());
+  expect(find(rows, 90, 'good requests')?.berth).toBe(0.1);
+  expect(find(rows, 90, 'good requests, gaps on average')?.berth).toBe(0.2);
+});

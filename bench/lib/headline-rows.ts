@@ -20,6 +20,8 @@ export interface Level {
 }
 
 export const SLO: Slo = { ttftMicros: 2_000_000, tpotMicros: null, gapMicros: 200_000 };
+/** What others call goodput: the same, but of the mean time between tokens. */
+const MEAN_SLO: Slo = { ...SLO, tpotMicros: SLO.gapMicros, gapMicros: null };
 const TTFT_BAR = 1 / 3;
 const GOODPUT_BAR = 1.5;
 /** The level at which the bars are. */
@@ -34,7 +36,8 @@ interface Measure {
 }
 
 const millis = (micros: number): number => micros / 1_000;
-const ttft = (records: readonly LoadRecord[], p: number): number => millis(percentile(records.flatMap(ttftOf), p));
+export const ttft = (records: readonly LoadRecord[], p: number): number =>
+  millis(percentile(records.flatMap(ttftOf), p));
 
 /** Good answers a second of the load; what was cut off or never sent is none. */
 export const goodput = ({ records }: Driven, loadMicros: number): number =>
@@ -57,6 +60,11 @@ function measures(rarest: ReadonlySet<string>): Measure[] {
       of: (played: Played) => ttft(ofRarest(played), p),
     })),
     { metric: 'good requests', unit: '1/s', of: goodput },
+    {
+      metric: 'good requests, gaps on average',
+      unit: '1/s',
+      of: ({ records }, loadMicros) => figuresOf(records, loadMicros, MEAN_SLO).goodPerSecond,
+    },
     {
       metric: 'good requests, of those sent',
       unit: '%',
