@@ -8,7 +8,9 @@ import { generate } from '../../sim/generate.ts';
 import type { Profile } from '../../sim/profile.ts';
 import { simulate as runSimulation } from '../../sim/simulate.ts';
 import type { Ran } from '../stub-node.ts';
-import { cli } from '../stub-node.ts';
+import { cli, stubTerminal } from '../stub-node.ts';
+import type { SimulateOptions } from './simulate.ts';
+import { simulateTrace } from './simulate.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'berth-simulate-'));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -51,6 +53,49 @@ test.each([
   const { code, err } = await simulate(...options);
   expect(code).toBe(2);
   expect(err).toMatch(message);
+});
+
+const made: SimulateOptions = {
+  generate: 'poisson',
+  cluster: 'cluster.json',
+  policy: 'berth,lru-by-count',
+  column: 'honest',
+  sloScale: '1',
+  models: '12',
+  tenants: '1',
+  zipf: '1',
+  seed: '1',
+  requests: '400',
+  rate: '2',
+};
+
+async function withFaults(faults: string, more: Partial<SimulateOptions> = {}): Promise<string> {
+  const terminal = stubTerminal({}, { cwd: folder });
+  await simulateTrace(terminal.io, { ...made, ...more, faults });
+  return terminal.out();
+}
+
+test('with faults it says what went wrong, how all requests ended, and what that cost', async () => {
+  const [head, berth, lru] = (await withFaults('3,10')).trim().split('\n\n')[1]?.split('\n') ?? [];
+  expect(head).toMatch(/^POLICY +CRASHES +HANGS .* OF THEM LOST +RECOMPUTED$/);
+  const cells = (row = ''): string[] => row.split(/ {3,}/);
+  const [name, crashes, , , , finished, cancelled, refused, failed] = cells(berth);
+  expect(name).toBe('berth');
+  expect(Number(crashes)).toBeGreaterThan(0);
+  const ended = [finished, cancelled, refused, failed].map(Number).reduce((sum, count) => sum + count, 0);
+  expect(ended).toBe(400);
+  expect(cells(lru)[0]).toBe('lru-by-count');
+  expect(await withFaults('3,10')).toBe(await withFaults('3,10'));
+  expect(await withFaults('3,10', { json: true })).toMatch(/"requestsLost": \d+/);
+});
+
+test.each([
+  ['', /--faults SEED: expected a whole number from 0 on, received /],
+  ['1.5', /--faults SEED: expected a whole number from 0 on, received 1\.5/],
+  ['1,0', /--faults SEED,RATE: expected a number above 0, received 0/],
+  ['1,2,3', /--faults: expected SEED or SEED,RATE, received "1,2,3"/],
+])('--faults %j says what is wrong', async (faults, message) => {
+  await expect(async () => withFaults(faults)).rejects.toThrow(message);
 });
 
 test('profile makes of a journal what simulate takes for a cluster', async () => {

@@ -7,6 +7,7 @@ import { COLUMNS, sloOf } from '../../sim/columns.ts';
 import type { PolicyName, Workload } from '../../sim/compare.ts';
 import { runPolicy, workload } from '../../sim/compare.ts';
 import { asCluster, readJson } from '../../sim/costs.ts';
+import type { FaultSpec } from '../../sim/faults.ts';
 import type { Shape } from '../../sim/generate.ts';
 import { generate } from '../../sim/generate.ts';
 import { isPeer, PEERS } from '../../sim/peers/all.ts';
@@ -34,6 +35,8 @@ export interface SimulateOptions {
   readonly seed: string;
   readonly requests: string;
   readonly rate: string;
+  /** `SEED` or `SEED,RATE`. */
+  readonly faults?: string;
   readonly plot?: string;
   readonly json?: boolean;
 }
@@ -69,10 +72,11 @@ function onCluster(io: Io, options: SimulateOptions, file: unknown, path: string
   const column = oneOf(COLUMNS, options.column, '--column');
   const gpus = options.gpus === undefined ? cluster.cluster.gpus : whole(options.gpus, '--gpus', 1);
   const sloScale = above(options.sloScale, '--slo-scale');
+  const faults = faultsOf(options);
   const work = workOf(io, options);
   const results = policiesOf(options.policy).map((policy) => {
     io.err(`${policy} …\n`);
-    return { policy, report: runPolicy(policy, work, { cluster, column, gpus, sloScale }) };
+    return { policy, report: runPolicy(policy, work, { cluster, column, gpus, sloScale, ...faults }) };
   });
   return { where: `${gpus} GPUs, ${column}`, slo: sloOf(cluster, sloScale), results };
 }
@@ -92,7 +96,7 @@ function onProfile(io: Io, options: SimulateOptions, profile: Profile): Outcome 
   const renamed = function* (): Generator<Arrival> {
     for (const arrival of arrivals()) yield { ...arrival, model: own.get(arrival.model) ?? arrival.model };
   };
-  const report = simulate(renamed(), profileSetting(profile, slo));
+  const report = simulate(renamed(), { ...profileSetting(profile, slo), ...faultsOf(options) });
   return { where: 'the profiled node', slo, results: [{ policy: 'berth', report }] };
 }
 
@@ -126,6 +130,15 @@ function workOf(io: Io, options: SimulateOptions): Workload {
     meanOutputTokens: MEAN_OUTPUT_TOKENS,
   };
   return workload(() => generate(shape));
+}
+
+/** How the seed and the rate are written: docs/simulator.md. */
+function faultsOf({ faults: text }: SimulateOptions): { readonly faults?: FaultSpec } {
+  if (text === undefined) return {};
+  const [seed = '', rate = '1', ...more] = text.split(',');
+  if (more.length > 0)
+    throw new BerthError('invalid_request', `--faults: expected SEED or SEED,RATE, received ${JSON.stringify(text)}`);
+  return { faults: { seed: whole(seed, '--faults SEED', 0), rate: above(rate, '--faults SEED,RATE') } };
 }
 
 function policiesOf(text: string): PolicyName[] {
@@ -199,5 +212,31 @@ function shown(results: readonly Result[], styled: boolean): string {
     humanBytes(report.linkBytes),
     String(report.dropped),
   ]);
-  return table({ headers: COLUMN_HEADERS, rows, right: COLUMN_HEADERS.slice(1), styled });
+  return table({ headers: COLUMN_HEADERS, rows, right: COLUMN_HEADERS.slice(1), styled }) + ends(results, styled);
+}
+
+const END_HEADERS = [
+  'POLICY',
+  'CRASHES',
+  'HANGS',
+  'BAD LOADS',
+  'SLOW LOADS',
+  'FINISHED',
+  'CANCELLED',
+  'REFUSED',
+  'FAILED',
+  'OF THEM LOST',
+  'RECOMPUTED',
+];
+
+/** Where something was to go wrong: what did, how each request ended, what the faults cost. No request is left, else there were no result. */
+function ends(results: readonly Result[], styled: boolean): string {
+  const rows = results.flatMap(({ policy, report: { faults, outcomes } }) => {
+    if (faults === null) return [];
+    const { finished, cancelled, refused, failed } = outcomes;
+    const { crashes, hangs, failedLoads, slowLoads, requestsLost, recomputedTokens } = faults;
+    const struck = [crashes, hangs, failedLoads, slowLoads];
+    return [[policy, ...[...struck, finished, cancelled, refused, failed, requestsLost, recomputedTokens].map(String)]];
+  });
+  return rows.length === 0 ? '' : `\n${table({ headers: END_HEADERS, rows, right: END_HEADERS.slice(1), styled })}`;
 }
