@@ -90,14 +90,13 @@ describe('batching', () => {
     const story = new Story({ models: { a: { keepsKv: true, parallel: 3 } } });
     for (const id of ['g1', 'g2', 'g3']) story.ask(id, 'a', { tenant: 'greedy', promptTokens: 10 });
     story.loaded('a');
-    for (const id of ['p1', 'p2']) story.ask(id, 'a', { tenant: 'poor', promptTokens: 10 });
-    // None of them has anything yet.
-    expect(story.all('preemptRequest')).toEqual([]);
     story.sliceEnded('a', { g1: 10, g2: 2, g3: 10 });
+    story.ask('p1', 'a', { tenant: 'poor', promptTokens: 10 });
     expect(story.one('preemptRequest')).toMatchObject({
       requestId: 'g2',
       because: { rule: 'a-place-each', for: 'p1' },
     });
+    story.ask('p2', 'a', { tenant: 'poor', promptTokens: 10 });
     story.preempted('g2');
     expect(story.one('startRequest').requestId).toBe('p1');
     expect(story.all('preemptRequest')).toEqual([]);

@@ -90,9 +90,9 @@ function makePlace(state: State, model: Model, waiting: Request): void {
     if (request.kind === 'embed') continue;
     const { counter } = mustGet(state.tenants, request.tenantId);
     const isBatch = request.priority === 'batch';
-    // Nobody is sent away without having got anything, and nobody to compute everything again.
-    const mayPause = model.spec.keepsKv && hasBegun(request) && request.fruitless === 0;
-    const isOverserved = mayPause && isAhead(counter, own);
+    // Nobody is sent away twice without having got anything, and nobody to compute everything again.
+    const mayPause = model.spec.keepsKv && request.fruitless === 0;
+    const isOverserved = mayPause && hasBegun(request) && isAhead(counter, own);
     const hasSeveral = mayPause && hasNone && counter >= own && (places.get(request.tenantId) ?? 0) > 1;
     if (!isBatch && !isOverserved && !hasSeveral) continue;
     const [key, lost] = [isBatch ? Infinity : counter, preemptionMicros(model, request)];

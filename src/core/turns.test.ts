@@ -35,6 +35,16 @@ describe('whose turn it is', () => {
     expect(order(story, 200 * MILLI)).toEqual(['a', 'b', 'c']);
   });
 
+  it('hurries nobody whose goal is lost anyway', () => {
+    const story = contenders({ a: 10 * MILLI, b: 30 * MILLI });
+    const request = story.request('a');
+    if (request === undefined) throw new Error('no request');
+    Object.assign(request, { dueAt: story.now - SECOND });
+    expect(order(story, 0)).toEqual(['a', 'b']);
+    Object.assign(request, { dueAt: story.now - SECOND - 1 });
+    expect(order(story, 0)).toEqual(['b', 'a']);
+  });
+
   it('leaves batch work for last, but not for ever', () => {
     const ended = { batch: SECOND, a: 10 * MILLI };
     expect(order(contenders(ended, ['batch']), 0)).toEqual(['a', 'batch']);

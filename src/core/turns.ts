@@ -23,14 +23,17 @@ interface Claim {
   readonly key: Micros;
 }
 
-/** When the model's most pressing interactive request wants its next token; null: it has only batch requests. */
+/** So late, a token's goal is lost, and hurrying does not bring it back: else those who flood the node would always be in a hurry. */
+const LOST_MICROS = SECOND;
+
+/** When the model's most pressing interactive request wants its next token; Infinity: all are lost; null: it has only batch requests. */
 export function nextTokenDue(state: State, model: Model): Micros | null {
   let due: Micros | null = null;
   for (const id of model.active) {
     const { priority, firstTokenAt, dueAt, interTokenGoalMicros } = mustGet(state.requests, id);
     if (priority === 'batch') continue;
     const its = firstTokenAt === null ? dueAt : Math.max(firstTokenAt, model.lastSliceEndedAt) + interTokenGoalMicros;
-    if (due === null || its < due) due = its;
+    due = Math.min(due ?? Infinity, its + LOST_MICROS < state.now ? Infinity : its);
   }
   return due;
 }
