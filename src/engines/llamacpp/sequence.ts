@@ -48,3 +48,21 @@ export function fairShares(needs: readonly number[], budget: number): number[] {
   }
   return shares;
 }
+
+/** First between tenants, then between the sequences of each: whoever sends many prompts shares with himself. */
+export function sharesByTenant(sequences: readonly Sequence[], budget: number): number[] {
+  if (sequences.length < 2) return fairShares(sequences.map(tokensLeft), budget);
+  const groups = [...Map.groupBy(sequences.keys(), (index) => (sequences[index] as Sequence).tenantId).values()].map(
+    (indices) => ({ indices, needs: indices.map((index) => tokensLeft(sequences[index] as Sequence)) }),
+  );
+  const each = fairShares(
+    groups.map(({ needs }) => needs.reduce((sum, need) => sum + need, 0)),
+    budget,
+  );
+  const shares = sequences.map(() => 0);
+  for (const [group, { indices, needs }] of groups.entries()) {
+    for (const [place, share] of fairShares(needs, each[group] ?? 0).entries())
+      shares[indices[place] as number] = share;
+  }
+  return shares;
+}

@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { fairShares, isDecoding, type Sequence, tokensLeft } from './sequence.ts';
+import { tenantId } from '../../core/ids.ts';
+import { fairShares, isDecoding, type Sequence, sharesByTenant, tokensLeft } from './sequence.ts';
 import { noCalls, withPrompt } from './sequence-stories.ts';
 import { SequenceTable } from './sequences.ts';
 
@@ -39,6 +40,20 @@ describe('fairShares', () => {
         },
       ),
     );
+  });
+});
+
+describe('sharesByTenant', () => {
+  it('gives a tenant with one prompt as much as one with three, and what it leaves to the others', () => {
+    const own = (order: number, promptTokens: number): Sequence => ({
+      ...sequence(order, promptTokens),
+      tenantId: tenantId('own'),
+    });
+    const many = [sequence(0, 90), sequence(1, 90), sequence(2, 6)];
+    expect(sharesByTenant([...many, own(3, 30)], 60)).toEqual([12, 12, 6, 30]);
+    expect(sharesByTenant([...many, own(3, 10)], 60)).toEqual([22, 22, 6, 10]);
+    expect(sharesByTenant([own(3, 30)], 20)).toEqual([20]);
+    expect(sharesByTenant([], 20)).toEqual([]);
   });
 });
 

@@ -9,7 +9,7 @@ import type { Idle, Source } from './prefixes.ts';
 import { findSource, isContinued, isWhole } from './prefixes.ts';
 import type { Sequence } from './sequence.ts';
 import { moveNanos } from './rent.ts';
-import { fairShares, isDecoding, tokenAt, tokensLeft, totalTokens } from './sequence.ts';
+import { isDecoding, sharesByTenant, tokenAt, tokensLeft, totalTokens } from './sequence.ts';
 
 /** Cells kept free for each seated sequence to grow into before another is let in. */
 const GROWTH_CELLS = 32;
@@ -314,7 +314,7 @@ export class SequenceTable {
     const decoding = this.#seated.filter(isDecoding);
     const prefilling = this.#seated.filter((sequence) => !isDecoding(sequence) && sequence.follows === null);
     const budget = Math.min(prefillTokens, this.#limits.stepTokens - decoding.length);
-    const shares = fairShares(prefilling.map(tokensLeft), budget);
+    const shares = sharesByTenant(prefilling, budget);
     return [
       ...decoding.map((sequence) => ({ sequence, count: 1, samples: true })),
       ...prefilling.flatMap((sequence, index) => {
