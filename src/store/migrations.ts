@@ -103,4 +103,12 @@ export const MIGRATIONS: readonly string[] = [
   CREATE TABLE identity_version (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), version INTEGER NOT NULL) STRICT;
   INSERT INTO identity_version VALUES (1, 0);
   `,
+  `
+  -- A request's row is all that is written when it ends; the sums by day follow, from the last row that is in them.
+  DROP INDEX usage_by_time;
+  CREATE TABLE usage_summed (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), id INTEGER NOT NULL) STRICT;
+  INSERT INTO usage_summed SELECT 1, coalesce(max(id), 0) FROM usage;
+  -- No row of the day has a smaller id: where a part of a day is looked for.
+  ALTER TABLE usage_days ADD COLUMN first_id INTEGER NOT NULL DEFAULT 0;
+  `,
 ];

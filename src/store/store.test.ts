@@ -133,6 +133,23 @@ describe('rows', () => {
     expect(ledger.spentTokens({ ...spent, sinceDay: 1 })).toBe(30);
   });
 
+  test('the days’ sums follow the rows, also those of a process that died before, and each row is in them once', () => {
+    const { usage: ledger } = open();
+    for (let index = 0; index < 450; index++) ledger.append([usage({ at: index % 3 === 0 ? DAY_MILLIS + 5 : 5 })]);
+    // Not closed: as if it had been killed.
+    const { usage: again } = open();
+    const all = { by: ['day'], since: null, until: null, tenantId: null } as const;
+    const days = [
+      ['1970-01-01', 300],
+      ['1970-01-02', 150],
+    ];
+    for (const book of [again, ledger, again])
+      expect(book.sums(all).map(({ day, requests }) => [day, requests])).toEqual(days);
+    ledger.append([usage({ at: DAY_MILLIS + 6 })]);
+    expect(again.sums({ ...all, by: [], since: DAY_MILLIS + 6 })).toMatchObject([{ requests: 1 }]);
+    expect(again.sums({ ...all, by: [], since: DAY_MILLIS + 1 })).toMatchObject([{ requests: 151 }]);
+  });
+
   test('files and batches belong to a tenant, and are listed in pages', () => {
     const { files, batches } = open();
     const row = (id: string, createdAt: number) => ({

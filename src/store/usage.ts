@@ -96,6 +96,9 @@ const GROUP_COLUMNS: Readonly<Record<UsageGroup, string>> = {
   kind: 'kind',
 };
 
+/** So many rows are added to the days' sums at once, if nobody asks for them before. */
+const MOST_UNSUMMED = 200;
+
 const dayOf = (at: number): number => Math.floor(at / DAY_MILLIS);
 export const dayName = (day: number): string => new Date(day * DAY_MILLIS).toISOString().slice(0, 10);
 
@@ -103,25 +106,56 @@ export function createUsageStore(database: Database): UsageStore {
   const insert = database.prepare(
     `INSERT INTO usage (at, kind, tenant, key_id, model, request, outcome, ${AMOUNT_COLUMNS.join(', ')}) VALUES (${'?, '.repeat(6 + AMOUNTS.length)}?)`,
   );
-  const add = database.prepare(
-    `INSERT INTO usage_days (day, tenant, key_id, model, kind, rows, ${AMOUNT_COLUMNS.join(', ')}) VALUES (${'?, '.repeat(5 + AMOUNTS.length)}?)
+  const newest = database.prepare('SELECT (SELECT max(id) FROM usage) AS last, id AS summed FROM usage_summed');
+  const sumUp = database.prepare(
+    `INSERT INTO usage_days (day, tenant, key_id, model, kind, first_id, rows, ${AMOUNT_COLUMNS.join(', ')})
+     SELECT at / ${DAY_MILLIS} AS day, tenant, key_id, model, kind, min(id), count(*), ${AMOUNT_COLUMNS.map((name) => `sum(${name})`).join(', ')}
+     FROM usage WHERE id > ? AND id <= ? GROUP BY day, tenant, key_id, model, kind
      ON CONFLICT DO UPDATE SET rows = rows + excluded.rows, ${AMOUNT_COLUMNS.map((name) => `${name} = ${name} + excluded.${name}`).join(', ')}`,
   );
+  const summed = database.prepare('UPDATE usage_summed SET id = ?');
+  let unsummed = 0;
+  /** Brings the days' sums up to the last row, also to those of a process that died before it did. */
+  const sumDays = (): void => {
+    const behind = (): { last: number; from: number } => {
+      const row = newest.get();
+      return { last: Number(row?.['last'] ?? 0), from: Number(row?.['summed'] ?? 0) };
+    };
+    unsummed = 0;
+    if (behind().last <= behind().from) return;
+    database.transaction(() => {
+      // Again: another process may have done it meanwhile.
+      const { last, from } = behind();
+      sumUp.run(from, last);
+      summed.run(last);
+    });
+  };
   const spent = database.prepare(
     `SELECT sum(input_tokens + output_tokens) AS tokens FROM usage_days WHERE tenant = ? AND day >= ? AND kind = 'request'
            AND (? IS NULL OR key_id = ?) AND (? IS NULL OR model = ?)`,
   );
   return {
-    append: (rows) =>
-      database.transaction(() => {
+    append(rows) {
+      const insertAll = (): void => {
         for (const row of rows) {
           const { at, kind, tenantId, keyId, modelId, requestId, outcome } = row;
           const amounts = AMOUNTS.map(([name]) => row[name]);
           insert.run(at, kind, tenantId, keyId ?? '', modelId ?? '', requestId ?? '', outcome, ...amounts);
-          add.run(dayOf(at), tenantId, keyId ?? '', modelId ?? '', kind, 1, ...amounts);
         }
-      }),
+      };
+      // One statement is a transaction by itself, and cheaper.
+      if (rows.length === 1) insertAll();
+      else database.transaction(insertAll);
+      unsummed += rows.length;
+      if (unsummed < MOST_UNSUMMED) return;
+      try {
+        sumDays();
+      } catch {
+        // The rows are written, and must not be written again: whoever asks for sums tries again, and is told.
+      }
+    },
     sums(query) {
+      sumDays();
       const { sql, values } = sumsSql(query);
       return database
         .prepare(sql)
@@ -129,6 +163,7 @@ export function createUsageStore(database: Database): UsageStore {
         .map((row) => fromRow(row, query.by));
     },
     spentTokens({ tenantId, keyId, modelId, sinceDay }) {
+      sumDays();
       const row = spent.get(tenantId, sinceDay, keyId, keyId, modelId, modelId);
       return Number(row?.['tokens'] ?? 0);
     },
@@ -147,6 +182,9 @@ function sumsSql({ by, since, until, tenantId }: UsageQuery): { sql: string; val
     values.push(value);
   };
   if (since !== null) only(`${time} >= ?`, since / unit);
+  // No index by time: it would have to be written with each row.
+  if (since !== null && !wholeDays)
+    only('id >= (SELECT coalesce(min(first_id), 0) FROM usage_days WHERE day >= ?)', dayOf(since));
   if (until !== null) only(`${time} < ?`, until / unit);
   if (tenantId !== null) only('tenant = ?', tenantId);
   const day = wholeDays ? 'day' : `at / ${DAY_MILLIS} AS day`;
