@@ -37,7 +37,7 @@ const BOUND = 2 * Math.max(CONTEXT_TOKENS, OUTPUT_WEIGHT * MODELS.length * KV_TO
 const COUNTS = [2, 8];
 const WINDOW_MILLIS = 2_000;
 
-const FULL = { scenarios: SCENARIOS, counts: COUNTS, seconds: 14, capacitySeconds: 6, flood: 30, storm: 25 };
+const FULL = { scenarios: SCENARIOS, counts: COUNTS, seconds: 14, capacitySeconds: 6, flood: 60, storm: 45 };
 const QUICK = {
   ...FULL,
   scenarios: SCENARIOS.slice(0, 1),
