@@ -5,7 +5,7 @@
  */
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { smollm2Path } from '../test/models.ts';
 import type { BenchArgs, BenchResult } from './harness.ts';
 import { findPeer, result } from './harness.ts';
@@ -67,7 +67,9 @@ export async function run(args: BenchArgs): Promise<BenchResult> {
 /** A missing one is left out, with a line that says how to get it. */
 function peersOf(args: BenchArgs): { name: string; tool: CrossTool; version: string }[] {
   return Object.entries(CROSS_PEERS).flatMap(([name, { how, toolOf }]) => {
-    const binary = findPeer(args, name);
+    const found = findPeer(args, name);
+    // It runs in another folder.
+    const binary = found === null ? null : resolve(found);
     if (binary !== null) return [{ name, tool: toolOf(binary), version: versionOf(binary) }];
     if (args.fake !== true)
       console.error(`${name} is not there, its rows are left out. To have them: ${how}; --peer ${name}=PATH`);
@@ -78,7 +80,7 @@ function peersOf(args: BenchArgs): { name: string; tool: CrossTool; version: str
 /** How many waves take so long, by one. It also loads the model, and computes how the chat template begins every prompt. */
 async function measureWaves(load: CrossLoad, folder: string, seconds: number): Promise<number> {
   if (load.concurrency === 1) await berthBench({ ...load, seed: 1 }, folder);
-  const { tokensPerSecond } = await berthBench({ ...load, seed: 2 }, folder);
+  const { tokensPerSecond } = await berthBench({ ...load, seed: 1 + load.concurrency }, folder);
   const waveSeconds = (load.outputTokens * load.requests) / tokensPerSecond;
   return Math.min(WAVES.most, Math.max(WAVES.least, Math.round(seconds / waveSeconds)));
 }

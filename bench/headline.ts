@@ -38,7 +38,7 @@ const OUTPUT_TOKENS = 64;
 const THINK_SECONDS = 2;
 const PERCENTS = [60, 90];
 const CAPACITY_IN_FLIGHT = 16;
-/** Of each server that the peers start. With two, several busy models wait for each other: requests fail at half of this load. */
+/** Of each server that the peers start. With two, several busy models wait for each other: 10 of 37 requests failed at 0.5 a second. */
 const PEER_THREADS = 1;
 /** Each level of each contender takes so long, and a minute more at most. */
 const SECONDS = { capacity: 60, load: 300, grace: 60 };
