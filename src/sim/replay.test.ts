@@ -2,14 +2,15 @@ import { describe, expect, it } from 'vitest';
 import { CLUSTER } from '../../test/support/cluster.ts';
 import { fakeNode } from '../../test/support/fake-node.ts';
 import { berthSetting } from './columns.ts';
+import type { FaultSpec } from './faults.ts';
 import { generate, modelName } from './generate.ts';
 import type { Recorded } from './replay.ts';
 import { replay } from './replay.ts';
 import { simulate } from './simulate.ts';
 
-function record(): Recorded[] {
+function record(faults?: FaultSpec): Recorded[] {
   const models = Array.from({ length: 4 }, (_, index) => modelName(index));
-  const setting = berthSetting(CLUSTER, { column: 'honest', gpus: 1, sloScale: 1, models });
+  const setting = berthSetting(CLUSTER, { column: 'honest', gpus: 1, sloScale: 1, models, ...(faults && { faults }) });
   const entries: Recorded[] = [];
   simulate(
     generate({
@@ -31,6 +32,13 @@ function record(): Recorded[] {
 describe('a replay', () => {
   it('of what a simulated node was told gives the same actions', () => {
     expect(replay(record())).toBeNull();
+  });
+
+  it('does so with faults too, though the clock has jumped', () => {
+    const entries = record({ seed: 6, rate: 60 });
+    expect(entries.some(({ now }, index) => now < (entries[index - 1]?.now ?? 0))).toBe(true);
+    expect(entries.some(({ events }) => events.some(({ type }) => type === 'engineDied'))).toBe(true);
+    expect(replay(entries)).toBeNull();
   });
 
   it('finds the first entry that was decided otherwise', () => {
