@@ -10,7 +10,7 @@ import type { PolicyName, Stage, Workload } from '../src/sim/compare.ts';
 import { runPolicy } from '../src/sim/compare.ts';
 import { PEERS } from '../src/sim/peers/all.ts';
 import type { Report } from '../src/sim/report.ts';
-import type { SimSetting } from '../src/sim/simulate.ts';
+import type { SimModel, SimSetting } from '../src/sim/simulate.ts';
 import { simulate } from '../src/sim/simulate.ts';
 import type { BenchArgs, BenchResult, BenchRow } from './harness.ts';
 import { result } from './harness.ts';
@@ -20,6 +20,7 @@ export const about =
   'the simulated core against nine policies with nothing for free, its parts left out, and Azure’s trace';
 
 const GPUS = 16;
+const TROUBLED_PEERS: readonly PolicyName[] = ['aegaeon-2s', 'lru-by-count', 'static'];
 const BARS: Readonly<Record<string, number>> = { '80-0.1': 97, '80-0.5': 90 };
 
 export function run({ quick }: BenchArgs): Promise<BenchResult> {
@@ -35,6 +36,8 @@ export function run({ quick }: BenchArgs): Promise<BenchResult> {
   for (const trace of quick ? [] : ['80-0.1', '80-0.5']) rows.push(...ablated(trace, synth(trace), stage('honest')));
   const real = azure(quick ? 1_000 : Infinity);
   rows.push(...compared('Azure, 200 models, resident', real, stage('resident')), ...tenancy(real, stage('resident')));
+  rows.push(...troubled('Azure, 200 models, resident', real, stage('resident')));
+  if (!quick) rows.push(...troubled('80-0.5, honest', synth('80-0.5'), stage('honest')));
   return Promise.resolve(result('simulate-honest', rows, { gpus: GPUS }));
 }
 
@@ -79,28 +82,48 @@ function against(what: { readonly case: string }, name: PolicyName, berth: Repor
 /** The same without one of its parts: `peer` is the whole. */
 function ablated(trace: string, work: Workload, stage: Stage): BenchRow[] {
   const whole = berthSetting(stage.cluster, { ...stage, models: work.models });
+  const { residency, models, goals, slo } = whole;
   const parts: readonly (readonly [string, SimSetting])[] = [
-    ['no least stay', { ...whole, residency: { ...whole.residency, minimumStayMicros: 0 } }],
+    ['no residency floor', { ...whole, residency: { ...residency, minimumStayMicros: 0 } }],
+    // The core waits for nobody before it switches (a patience of 0): those who come during the floor gather, and one switch serves them all.
+    ['no gathering: a model computes one request at a time', { ...whole, models: models.map(oneByOne) }],
+    ['more gathering: a patience of 2 s', { ...whole, residency: { ...residency, patienceMicros: 2 * SECOND } }],
     [
-      'a patience of 2 s before others make room',
-      { ...whole, residency: { ...whole.residency, patienceMicros: 2 * SECOND } },
+      'no prewarm: no room for a model that comes',
+      { ...whole, models: models.map((model) => ({ ...model, loadedBytes: whole.memoryBytes })) },
     ],
-    [
-      'no room for a model that comes',
-      { ...whole, models: whole.models.map((model) => ({ ...model, loadedBytes: whole.memoryBytes })) },
-    ],
-    ['KV computed again, not swapped', { ...whole, keepsKv: false }],
-    ['no goal tighter than the promise', { ...whole, goals: { ...whole.goals, ttftMicros: whole.slo.ttftMicros } }],
-    ['each model at home only', { ...whole, spill: null }],
+    ['no KV swap: computed again', { ...whole, keepsKv: false }],
+    ['no goal tighter than the promise', { ...whole, goals: { ...goals, ttftMicros: slo.ttftMicros } }],
+    ['no spill: each model at home only', { ...whole, spill: null }],
   ];
   const all = simulate(work.arrivals(), whole);
   return parts.map(([name, setting]) => ({
-    case: `${trace}, honest, left out: ${name}`,
+    case: `${trace}, honest, ${name}`,
     metric: 'requests all in time',
     unit: '%',
     berth: points(simulate(work.arrivals(), setting).strict),
     peer: points(all.strict),
   }));
+}
+
+const oneByOne = (model: SimModel): SimModel => ({ ...model, parallel: 1 });
+
+/** The same faults for all: what they leave in time, and what they cost Berth. */
+function troubled(name: string, work: Workload, stage: Stage): BenchRow[] {
+  const under: Stage = { ...stage, faults: { seed: 1, rate: 1 } };
+  const berth = runPolicy('berth', work, under);
+  const what = { case: `${name}, usual faults` };
+  return [
+    { ...what, metric: 'requests lost to them', unit: '', berth: berth.faults?.requestsLost ?? 0 },
+    { ...what, metric: 'tokens computed again', unit: '', berth: berth.faults?.recomputedTokens ?? 0 },
+    ...TROUBLED_PEERS.map((peer) => ({
+      ...what,
+      metric: `all in time, peer ${peer}`,
+      unit: '%',
+      berth: points(berth.strict),
+      peer: points(runPolicy(peer, work, under).strict),
+    })),
+  ];
 }
 
 /** So few that the service is short: only then does it matter who gets it. */
