@@ -97,10 +97,11 @@ function tenancyOn(store: Store, config: BerthConfig, node: MeteredNode, log: Lo
       const timer = setTimeout(run, millis).unref();
       return () => clearTimeout(timer);
     },
+    soon: (run) => process.nextTick(run),
   });
   const gate = new Gate(node, {
     policy: (model) => directory.policy(model),
-    record: (row) => writer.commit(row),
+    record: (row, then) => writer.commit(row, then),
     spentTokens: (query) => {
       writer.flush();
       return store.usage.spentTokens(query);

@@ -27,6 +27,7 @@ function writer(options: { fails?: () => boolean; rowsPerFlush?: number; mostRow
   const written: number[][] = [];
   const errors: string[] = [];
   const timers: { millis: number; run: () => void }[] = [];
+  const soon: (() => void)[] = [];
   const made = createUsageWriter({
     rowsPerFlush: options.rowsPerFlush ?? 10,
     mostRows: options.mostRows ?? 10,
@@ -40,8 +41,9 @@ function writer(options: { fails?: () => boolean; rowsPerFlush?: number; mostRow
       timers.push(timer);
       return () => void timers.splice(timers.indexOf(timer), 1);
     },
+    soon: (run) => soon.push(run),
   });
-  return { made, written, errors, timers, tick: () => timers.shift()?.run() };
+  return { made, written, errors, timers, tick: () => timers.shift()?.run(), next: () => soon.shift()?.() };
 }
 
 test('rows wait for each other, and are written within a second', () => {
@@ -56,19 +58,33 @@ test('rows wait for each other, and are written within a second', () => {
   expect(timers).toEqual([]);
 });
 
-test('a request’s row is written at once, with what waits; while the store refuses it waits too, and the store is left alone', () => {
-  let broken = false;
-  const { made, written, errors, timers, tick } = writer({ fails: () => broken });
+test('rows of requests that end together are written at once, with what waits, before anybody is told', () => {
+  const { made, written, timers, next } = writer();
+  const told: string[] = [];
   made.add(row(1));
-  made.commit(row(2));
-  expect([written, timers.length]).toEqual([[[1, 2]], 0]);
-  broken = true;
-  made.commit(row(3));
+  for (const at of [2, 3]) made.commit(row(at), () => told.push(`${at} after ${written.length}`));
+  expect([written, told]).toEqual([[], []]);
+  next();
+  expect([written, told, timers]).toEqual([[[1, 2, 3]], ['2 after 1', '3 after 1'], []]);
+  made.commit(row(4), () => told.push('4'));
+  next();
+  expect(written[1]).toEqual([4]);
+});
+
+test('while the store refuses, rows of requests wait, their clients are told, and the store is left alone', () => {
+  let broken = true;
+  const { made, written, errors, timers, tick, next } = writer({ fails: () => broken });
+  const told: number[] = [];
+  const commit = (at: number): void => {
+    made.commit(row(at), () => told.push(at));
+    next();
+  };
+  commit(3);
   broken = false;
-  made.commit(row(4));
-  expect([written.length, errors.length, timers.length]).toEqual([1, 1, 1]);
+  commit(4);
+  expect([written.length, errors.length, timers.length, told]).toEqual([0, 1, 1, [3, 4]]);
   tick();
-  expect(written[1]).toEqual([3, 4]);
+  expect(written).toEqual([[3, 4]]);
 });
 
 test('many rows are written over several turns', () => {

@@ -1,6 +1,7 @@
 /**
  * Usage rows on their way into the store. Those of requests are written before the client is told the end (`commit`), so what a
- * client knows of is in the ledger, also after a kill -9; the device's time waits a moment and is written together. While the store
+ * client knows of is in the ledger, also after a kill -9; all that end in one step of a batch are written together. The device's time
+ * waits a moment. While the store
  * refuses, rows wait in a bounded queue; one that finds it full is counted, never silently lost.
  */
 import { asBerthError } from '../errors.ts';
@@ -12,6 +13,8 @@ export interface UsageWriterOptions {
   readonly onError: (message: string) => void;
   /** Runs it once after so long; the returned function takes it back. */
   readonly after: (millis: number, run: () => void) => () => void;
+  /** Runs it when what runs now is done, before anything else is begun. */
+  readonly soon: (run: () => void) => void;
   readonly flushMillis?: number;
   readonly rowsPerFlush?: number;
   readonly mostRows?: number;
@@ -20,8 +23,8 @@ export interface UsageWriterOptions {
 export interface UsageWriter {
   /** It is written soon. */
   add(row: UsageRow): void;
-  /** It is written when this returns, with all that waits; or it waits, if the store refuses. */
-  commit(row: UsageRow): void;
+  /** `then` runs when it is written, with all that waits; or soon, if the store refuses and it waits. */
+  commit(row: UsageRow, then: () => void): void;
   /** Writes all that waits. @returns false: the store refused. */
   flush(): boolean;
   /** Rows that wait; rows written; rows lost because the queue was full. */
@@ -79,12 +82,20 @@ export function createUsageWriter(options: UsageWriterOptions): UsageWriter {
     }
     return true;
   };
+  let told: (() => void)[] = [];
+  const tellAll = (): void => {
+    // No request waits for a store that refuses: the next attempt is the timer's.
+    if (!failing) flush();
+    const due = told;
+    told = [];
+    for (const tell of due) tell();
+  };
   return {
     add,
-    commit(row) {
+    commit(row, then) {
       add(row);
-      // No request waits for a store that refuses: the next attempt is the timer's.
-      if (!failing) flush();
+      told.push(then);
+      if (told.length === 1) options.soon(tellAll);
     },
     flush,
     get counts() {

@@ -60,7 +60,11 @@ function world(options: Partial<GateOptions> = {}) {
       };
     },
   } as unknown as NodeApi;
-  const gate = new Gate(node, { record: (row) => rows.push(row), now: () => time.now, ...options });
+  const gate = new Gate(node, {
+    record: (row, then) => void (rows.push(row), then()),
+    now: () => time.now,
+    ...options,
+  });
   let headers: Readonly<Record<string, string>> = {};
   const ask = (who: Principal, { choices = 1, prompt = 'four letters a token', maxTokens = 10, model = 'm' } = {}) => {
     const submissions = Array.from(
@@ -345,11 +349,12 @@ describe('what is under way', () => {
   });
 
   test('is in the ledger before its client is told the end', () => {
-    const told: string[] = [];
-    const { ask, running } = world({ record: () => told.push('ledger') });
-    const { events } = ask(caller());
-    Object.defineProperty(events, 'push', { value: () => told.push('client') });
+    const written: (() => void)[] = [];
+    const { ask, running } = world({ record: (_row, then) => written.push(then) });
+    const { types } = ask(caller());
     running[0]?.sink(done(2));
-    expect(told).toEqual(['ledger', 'client']);
+    expect([written.length, types()]).toEqual([1, []]);
+    written[0]?.();
+    expect(types()).toEqual(['finished']);
   });
 });

@@ -21,8 +21,8 @@ import type { ModelPolicy } from './types.ts';
 
 export interface GateOptions {
   readonly policy?: (model: ModelId) => ModelPolicy | undefined;
-  /** Where a request's row goes; absent: nowhere. */
-  readonly record?: (row: UsageRow) => void;
+  /** Where a request's row goes; absent: nowhere. `then` is to be run when it is safe there. */
+  readonly record?: (row: UsageRow, then: () => void) => void;
   /** What a budget's window has seen already; absent: nothing. */
   readonly spentTokens?: (query: SpentQuery) => number;
   /** The longest wait for a place among a caller's concurrent requests. */
@@ -100,10 +100,11 @@ export class Gate {
       reservation,
       now: this.#now,
       holdMillis: this.#options.holdMillis ?? HOLD_MILLIS,
-      ended: (row, learned) => {
+      ended: (row, learned, then) => {
         if (learned !== null) this.#forecast.learn(id, learned);
         this.#open.delete(ticket);
-        if (row !== null) record?.(row);
+        if (row !== null && record !== undefined) record(row, then);
+        else then();
         this.#startHeld(principal.tenantId, ticket);
       },
     });

@@ -23,8 +23,11 @@ export interface TicketOptions {
   /** Unix micros. */
   readonly now: () => Micros;
   readonly holdMillis: number;
-  /** Once, at the end. `row`: null when the node refused it. `learned`: output tokens of a choice; null: nothing to learn. */
-  readonly ended: (row: UsageRow | null, learned: number | null) => void;
+  /**
+   * Once, at the end. `row`: null when the node refused it. `learned`: output tokens of a choice; null: nothing to learn. `then` is to be
+   * run, once, when the row is safe: it tells the client.
+   */
+  readonly ended: (row: UsageRow | null, learned: number | null, then: () => void) => void;
 }
 
 type Sink = (event: StreamEvent) => void;
@@ -278,14 +281,11 @@ export class Ticket {
   }
 
   /** The accounts come before `tell`: what a client was told the end of is in the ledger, whatever becomes of this process. */
-  #endPart(part: Part, tell?: () => void): void {
+  #endPart(part: Part, tell: () => void = nothing): void {
     part.over = true;
     this.#ended += 1;
-    try {
-      if (this.#ended >= this.#total) this.#end();
-    } finally {
-      tell?.();
-    }
+    if (this.#ended >= this.#total) this.#end(tell);
+    else tell();
   }
 
   #mark(outcome: string): void {
@@ -299,8 +299,8 @@ export class Ticket {
     this.#holdTimer = null;
   }
 
-  #end(): void {
-    if (this.#over) return;
+  #end(then: () => void = nothing): void {
+    if (this.#over) return then();
     this.#over = true;
     this.#stopHolding();
     const { reservation, now, ended } = this.#options;
@@ -312,7 +312,7 @@ export class Ticket {
     const complete = this.#parts.length > 0 && this.#parts.every((part) => part.usage !== null);
     const output = this.#parts.reduce((sum, part) => sum + part.outputTokens, 0);
     const learned = complete && output > 0 ? Math.ceil(output / this.#parts.length) : null;
-    ended(refused ? null : this.#row(at), learned);
+    ended(refused ? null : this.#row(at), learned, then);
   }
 
   #row(at: Micros): UsageRow {
@@ -344,6 +344,8 @@ export class Ticket {
     };
   }
 }
+
+const nothing = (): void => undefined;
 
 const tokensOf = (part: Part): number => (part.paysPrompt ? part.promptTokens : 0) + part.outputTokens;
 
