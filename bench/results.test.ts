@@ -2,10 +2,10 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
-import { readResults, resultsBlock, withBlock } from './lib/results.ts';
+import { readResults, resultsBlock, summaryBlock, withBlock } from './lib/results.ts';
 
 const folder = join(import.meta.dirname, 'results');
-const readme = readFileSync(join(import.meta.dirname, '..', 'README.md'), 'utf8');
+const page = (name: string): string => readFileSync(join(import.meta.dirname, '..', name), 'utf8');
 
 const coldstart = {
   name: 'coldstart',
@@ -37,8 +37,16 @@ const coldstart = {
   ],
 };
 
-test('the README’s results are what the files say (else: node_modules/.bin/node scripts/results.mjs)', () => {
-  expect(withBlock(readme, resultsBlock(readResults(folder)))).toBe(readme);
+test('the pages’ results are what the files say (else: node_modules/.bin/node scripts/results.mjs)', () => {
+  const results = readResults(folder);
+  expect(withBlock(page('README.md'), summaryBlock(results))).toBe(page('README.md'));
+  expect(withBlock(page('docs/results.md'), resultsBlock(results))).toBe(page('docs/results.md'));
+});
+
+test('the README has a line for each benchmark, with the bars that were kept', () => {
+  expect(summaryBlock([coldstart])).toBe(`| | for example | Berth | peer | ratio | bars kept |
+|---|---|--:|--:|--:|--:|
+| \`coldstart\` | small: first token | 151 ms | 351 ms | 0.431 | 1 of 2 |`);
 });
 
 test('published files name no path of the machine', () => {
@@ -46,15 +54,17 @@ test('published files name no path of the machine', () => {
 });
 
 test('kept and missed bars stand side by side, rows without a bar are left out, and what is missing is named', () => {
-  expect(resultsBlock([coldstart])).toBe(`| | what | Berth | peer | ratio | bar | |
+  const [table, origin, missing] = resultsBlock([coldstart]).split('\n\n');
+  expect(table).toBe(`| | what | Berth | peer | ratio | bar | |
 |---|---|--:|--:|--:|---|---|
 | \`coldstart\` | small: first token | 151 ms | 351 ms | 0.431 | ≤ 0.5 | kept |
-| \`coldstart\` | large: first token | 900 ms | 973 ms | 0.925 | ≤ 0.6 | **missed** |
-
-Measured on 2 × Some CPU, 24 GiB, linux-x64, at commit abc1234. The peer is llama-server 9999, measured in the same run.
-
-Not measured yet: \`hot-models\`, \`concurrency\`, \`neighbours\`, \`embeddings\`, \`kv-return\`, \`conversations\`, \`kv-exact\`, \`fairness\`, \`isolation\`, \`ledger\`, \`survive\`, \`overcommit\`, \`gateway\`, \`core\` (\`npm run bench -- NAME\`).`);
-  expect(resultsBlock([])).toMatch(/^Not measured yet: `hot-models`, `concurrency`, /);
+| \`coldstart\` | large: first token | 900 ms | 973 ms | 0.925 | ≤ 0.6 | **missed** |`);
+  expect(origin).toBe(
+    'Measured on 2 × Some CPU, 24 GiB, linux-x64, at commit abc1234. The peer is llama-server 9999, measured in the same run.',
+  );
+  expect(missing).toMatch(/^Not measured yet: `headline`, .*`hot-models`, .*`core` \(`npm run bench -- NAME`\)\.$/);
+  expect(missing).not.toContain('coldstart');
+  expect(resultsBlock([])).toMatch(/^Not measured yet: `headline`, `overcommit`, /);
 });
 
 test('results of another machine or commit are told apart', () => {

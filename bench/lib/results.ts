@@ -9,27 +9,51 @@ import { z } from 'zod';
 import { shortNumber } from '../harness.ts';
 
 /** In the table's order, others after them. Of each benchmark the rows with a bar are shown, and those whose metric is named here. */
-const PUBLISHED: readonly { readonly name: string; readonly also: readonly string[] }[] = [
-  { name: 'hot-models', also: [] },
-  { name: 'concurrency', also: [] },
-  { name: 'neighbours', also: ['TTFT p99, peer router -t 1', 'TTFT p99, peer router -t 2'] },
-  { name: 'embeddings', also: [] },
-  { name: 'kv-return', also: [] },
+interface Publication {
+  readonly name: string;
+  /** `case: metric` of the row that stands for it in the README. */
+  readonly first: string;
+  /** Metrics that are shown though they have no bar. */
+  readonly also?: readonly string[];
+}
+
+const PUBLISHED: readonly Publication[] = [
+  { name: 'headline', first: 'at 90 % of capacity: TTFT p99, better peer' },
+  { name: 'overcommit', first: '12 models, memory for 4: requests answered', also: ['TTFT p50', 'TTFT p95'] },
+  { name: 'hot-models', first: '4 busy models: in all, better of the two' },
+  { name: 'concurrency', first: 'smollm2, 8 in flight: in all' },
+  {
+    name: 'neighbours',
+    first: 'three saturated neighbours: TTFT p99, peer router -t 1',
+    also: ['TTFT p99, peer router -t 1', 'TTFT p99, peer router -t 2'],
+  },
+  { name: 'embeddings', first: '64 in flight: embeddings' },
+  { name: 'coldstart', first: 'gemma, cold, file in page cache: first token' },
+  { name: 'kv-return', first: 'Gemma, 2,048 tokens: restore, KV in host memory: of the TTFT computed again' },
   {
     name: 'conversations',
+    first: '200 conversations: prefill saved, of the possible',
     also: ['TTFT p50', 'TTFT p95'].flatMap((what) =>
       ['Berth without KV tiers', 'router -t 1'].map((peer) => `${what}, peer ${peer}`),
     ),
   },
-  { name: 'kv-exact', also: [] },
-  { name: 'fairness', also: [] },
-  { name: 'isolation', also: [] },
-  { name: 'ledger', also: [] },
-  { name: 'survive', also: [] },
-  { name: 'coldstart', also: [] },
-  { name: 'overcommit', also: ['TTFT p50', 'TTFT p95'] },
-  { name: 'gateway', also: ['node CPU per chunk'] },
-  { name: 'core', also: [] },
+  { name: 'kv-exact', first: 'Gemma, equal batch shapes: histories with identical texts' },
+  {
+    name: 'fairness',
+    first: 'a neighbour with 64 in flight on three models: interactive TTFT p50, peer: beside three in flight',
+  },
+  { name: 'isolation', first: '' },
+  { name: 'ledger', first: 'runners killed: device time in the books, of wall time × lanes' },
+  { name: 'survive', first: '' },
+  { name: 'mixed', first: '' },
+  { name: 'cross-check', first: '' },
+  { name: 'simulate-aegaeon', first: '' },
+  { name: 'simulate-honest', first: '' },
+  { name: 'simulate-prefixes', first: '' },
+  { name: 'simulate-predict', first: '' },
+  { name: 'simulate-speed', first: '' },
+  { name: 'gateway', first: '32 in flight: added latency p50', also: ['node CPU per chunk'] },
+  { name: 'core', first: '1000 models, overload: handle, per event' },
 ];
 
 const START = '<!-- results -->';
@@ -84,7 +108,21 @@ export function readResults(folder: string): Published[] {
     });
 }
 
-/** The block between the README's markers, without them. */
+/** A line for each benchmark: one of its rows, and how many of its bars were kept. For the README. */
+export function summaryBlock(results: readonly Published[]): string {
+  const rows = results.map(({ name, rows: all }) => {
+    const first = PUBLISHED.find((one) => one.name === name)?.first;
+    const row = all.find((one) => `${one.case}: ${one.metric}` === first) ?? all.find(({ bar }) => bar !== undefined);
+    const barred = all.filter(({ pass }) => pass !== undefined);
+    const kept = `${barred.filter(({ pass }) => pass === true).length} of ${barred.length}`;
+    return row === undefined
+      ? cellsOf([`\`${name}\``, '', '', '', '', kept])
+      : cellsOf([`\`${name}\``, ...numbersOf(row), kept]);
+  });
+  return ['| | for example | Berth | peer | ratio | bars kept |', '|---|---|--:|--:|--:|--:|', ...rows].join('\n');
+}
+
+/** All rows with a bar, what they were measured on, and what is missing. For docs/results.md. */
 export function resultsBlock(results: readonly Published[]): string {
   const missing = PUBLISHED.filter(({ name }) => !results.some((result) => result.name === name)).map(
     ({ name }) => `\`${name}\``,
@@ -105,17 +143,19 @@ function shownRows({ name, rows }: Published): readonly Row[] {
 }
 
 function line(name: string, row: Row): string {
-  const cells = [
-    `\`${name}\``,
-    `${row.case}: ${row.metric}`,
-    amount(row.berth, row.unit),
-    row.peer === undefined ? '' : amount(row.peer, row.unit),
-    row.ratio === undefined ? '' : amount(row.ratio, ''),
-    row.bar ?? '',
-    row.pass === undefined ? '' : row.pass ? 'kept' : '**missed**',
-  ];
-  return `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`;
+  const verdict = row.pass === undefined ? '' : row.pass ? 'kept' : '**missed**';
+  return cellsOf([`\`${name}\``, ...numbersOf(row), row.bar ?? '', verdict]);
 }
+
+const numbersOf = (row: Row): string[] => [
+  `${row.case}: ${row.metric}`,
+  amount(row.berth, row.unit),
+  row.peer === undefined ? '' : amount(row.peer, row.unit),
+  row.ratio === undefined ? '' : amount(row.ratio, ''),
+];
+
+const cellsOf = (cells: readonly string[]): string =>
+  `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`;
 
 const amount = (value: number | null, unit: string): string =>
   `${value === null ? '–' : shortNumber(value)} ${value === null ? '' : unit}`.trim();
@@ -135,10 +175,10 @@ function origin(results: readonly Published[]): string {
   return `Measured on ${where.join('; ')}.${peer}`;
 }
 
-/** The README with its block replaced. Throws if the markers are not there. */
+/** The page with its block replaced. Throws if the markers are not there. */
 export function withBlock(readme: string, block: string): string {
   const from = readme.indexOf(START);
   const to = readme.indexOf(END);
-  if (from < 0 || to < from) throw new Error(`README.md: the markers ${START} and ${END} are missing`);
+  if (from < 0 || to < from) throw new Error(`the markers ${START} and ${END} are missing in the page`);
   return `${readme.slice(0, from + START.length)}\n\n${block}\n\n${readme.slice(to)}`;
 }
