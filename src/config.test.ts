@@ -2,7 +2,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { launchTokens, loadConfig } from './config.ts';
+import { isFile, launchTokens, loadConfig } from './config.ts';
 import type { ConfigRequest } from './config.ts';
 import { BerthError } from './errors.ts';
 
@@ -345,4 +345,42 @@ test('an engine for all models is that of folders; files stay with llamacpp, and
     load(yaml, { engine }).config.models.map(({ engine: name }) => name);
   expect(engines('vllm')).toEqual(['vllm', null, 'sglang', null]);
   expect(engines('llama-server')).toEqual([null, null, 'sglang', null]);
+});
+
+describe('an adapter', () => {
+  const base = 'base: {engine: vllm, source: ./big, tenants: [acme], price: {input: 1, output: 2}}';
+
+  test('is a name for its base with weights of its own, and as private', () => {
+    const { config } = load(
+      `models:\n  ${base}\n  sql: {base: Base, adapter: ./sql, aliases: [query]}\n  open: {base: base, adapter: /there, tenants: [other]}`,
+    );
+    expect(config.models).toMatchObject([
+      { id: 'base', adapter: null },
+      { id: 'sql', adapter: { base: 'base', path: join(folder, 'sql') }, tenants: ['acme'], price: { input: 1 } },
+      { id: 'open', adapter: { base: 'base', path: '/there' }, tenants: ['other'] },
+    ]);
+    expect(config.models.map(isFile)).toEqual([false, false, false]);
+  });
+
+  test('that can’t be meant is told with its line', () => {
+    const yaml = [
+      'models:',
+      `  ${base}`,
+      '  lone: {adapter: ./x}',
+      '  bare: {base: base}',
+      '  odd: {base: base, adapter: ./x, context: 4096}',
+      '  lost: {base: nobody, adapter: ./x}',
+      '  second: {base: odd, adapter: ./x}',
+    ].join('\n');
+    expect(complaint(yaml)).toEqual([
+      'berth.yaml:3 models.lone.adapter: an adapter needs a `base`: the model that it adapts',
+      'berth.yaml:4 models.bare.base: a model with a `base` needs an `adapter`: the folder of its LoRA weights',
+      expect.stringMatching(/^berth\.yaml:5 models\.odd\.context: an adapter is run as its base is/),
+      'berth.yaml:6 models.lost.base: no model here is called nobody',
+      'berth.yaml:7 models.second.base: odd is an adapter itself',
+    ]);
+    expect(complaint('models: {base: {source: ./x.gguf}, sql: {base: base, adapter: ./sql}}')).toEqual([
+      'models.sql.base: adapters need a base of the engine vllm, and base has llamacpp',
+    ]);
+  });
 });

@@ -8,6 +8,8 @@ import { modelId, tenantId } from './core/ids.ts';
 import type { Bytes, Micros, ModelId, TenantId } from './core/ids.ts';
 import { BerthError } from './errors.ts';
 import { berthHome, readMachine } from './config/machine.ts';
+import { withBases } from './config/adapters.ts';
+import type { AdapterConfig } from './config/adapters.ts';
 import { devicesOf, deviceWarnings } from './config/devices.ts';
 import type { DeviceConfig } from './config/devices.ts';
 import { kvConfig } from './config/kv.ts';
@@ -49,6 +51,8 @@ export interface ModelConfig {
   /** null: any that its engine computes on. */
   readonly device: string | null;
   readonly args: readonly string[];
+  /** Which other model computes it, with which LoRA weights; null: it is a model itself. */
+  readonly adapter: AdapterConfig | null;
   /** Where it is computed; null: here. */
   readonly remote: RemoteConfig | null;
   /** Nobody else sees it; null: everybody may. */
@@ -252,7 +256,7 @@ function assemble(values: OptionValues, file: ConfigFile, around: Surroundings):
     pull: { hubUrl: values['pull.hubUrl'], hubToken: values['pull.hubToken'] },
     log: { level: need('log.level') },
   };
-  const models = file.models.map((entry) => modelFrom(entry, config, around));
+  const models = withBases(file.models.map((entry) => modelFrom(entry, config, around)));
   const short = {
     kind: need('device.kind'),
     gpu: values['device.gpu'],
@@ -303,6 +307,10 @@ function modelFrom(entry: ModelEntry, config: BerthConfig, { folder, machine, en
     engine: engineFrom(entry, engine),
     device: values.device ?? null,
     args: values.args ?? [],
+    adapter:
+      typeof values.base === 'string' && typeof values.adapter === 'string'
+        ? { base: values.base.toLowerCase(), path: localPath(values.adapter, folder, machine) }
+        : null,
     remote: remote && {
       ...remote,
       keyFile: remote.keyFile === null ? null : localPath(remote.keyFile, folder, machine),
@@ -334,6 +342,7 @@ export function defaultModel(
     engine: null,
     device: null,
     args: [],
+    adapter: null,
     remote: null,
     tenants: null,
     limits: UNLIMITED,
@@ -341,9 +350,9 @@ export function defaultModel(
   };
 }
 
-/** Is it a GGUF file? The models of other engines are folders, or elsewhere. */
-export const isFile = ({ engine }: Pick<ModelConfig, 'engine'>): boolean =>
-  engine === null || engine === 'llamacpp' || engine === 'llama-server' || engine === 'fake';
+/** Is it a GGUF file? The models of other engines are folders, or elsewhere; adapters are none. */
+export const isFile = ({ engine, adapter }: Pick<ModelConfig, 'engine' | 'adapter'>): boolean =>
+  adapter === null && (engine === null || engine === 'llamacpp' || engine === 'llama-server' || engine === 'fake');
 
 /** What the catalogue needs of the listed models that are files: each with a file or a pull source. */
 export function catalogueEntries(config: BerthConfig): { id: string; source: string; aliases: readonly string[] }[] {

@@ -2,12 +2,15 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { BerthConfig, EngineName, ModelConfig } from '../config.ts';
+import { isFile } from '../config.ts';
 import { berthHome, readMachine } from '../config/machine.ts';
 import type { DeviceConfig } from '../config/devices.ts';
 import { gpuBytesOf } from '../config/nvidia.ts';
 import type { RemoteConfig } from '../config/remote.ts';
 import type { ModelId } from '../core/ids.ts';
 import { BerthError } from '../errors.ts';
+import type { AdapterFacts } from '../engines/adapters.ts';
+import { readAdapter } from '../engines/adapters.ts';
 import type { CheckpointFacts } from '../engines/checkpoint.ts';
 import { readCheckpoint } from '../engines/checkpoint.ts';
 import type { Engine } from '../engines/engine.ts';
@@ -93,16 +96,38 @@ async function keyOf({ keyEnv, keyFile }: RemoteConfig): Promise<string | null> 
   throw new BerthError('engine_error', `The key of a remote model is not there: see ${keyFile ?? `$${keyEnv}`}.`);
 }
 
+/** An adapter of a model. `facts` null: its folder can't be read now; its requests then say what is wrong. */
+interface ServedAdapter {
+  readonly model: ModelConfig;
+  readonly path: string;
+  readonly facts: AdapterFacts | null;
+}
+
 /** A model that is no GGUF file. `facts` null: it is elsewhere, or its folder can't be read now; its load then says what is wrong. */
 export interface Served {
   readonly model: ModelConfig;
   readonly facts: CheckpointFacts | null;
+  readonly adapters: readonly ServedAdapter[];
 }
 
-export const readServed = (models: readonly ModelConfig[]): Promise<Served[]> =>
-  Promise.all(
-    models.map(async (model) => ({
-      model,
-      facts: model.remote === null ? await readCheckpoint(model.source ?? '').catch(() => null) : null,
-    })),
+export function readServed(models: readonly ModelConfig[]): Promise<Served[]> {
+  const adaptersOf = (base: ModelConfig): Promise<ServedAdapter[]> =>
+    Promise.all(
+      models.flatMap((model) => {
+        const { adapter } = model;
+        if (adapter === null || adapter.base !== (base.id as string)) return [];
+        return readAdapter(adapter.path)
+          .catch(() => null)
+          .then((facts) => ({ model, path: adapter.path, facts }));
+      }),
+    );
+  return Promise.all(
+    models
+      .filter((model) => model.adapter === null && !isFile(model))
+      .map(async (model) => ({
+        model,
+        facts: model.remote === null ? await readCheckpoint(model.source ?? '').catch(() => null) : null,
+        adapters: await adaptersOf(model),
+      })),
   );
+}

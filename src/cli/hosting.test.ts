@@ -38,7 +38,7 @@ function listed(config: BerthConfig, made: string[] = []): Record<string, string
     config,
     found: [],
     // Files and folders are hosted alike.
-    served: config.models.map((model) => ({ model, facts: null })),
+    served: config.models.map((model) => ({ model, facts: null, adapters: [] })),
     engines: {
       of: (name, { id }) => {
         made.push(`${name} ${id}`);

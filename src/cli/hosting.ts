@@ -9,7 +9,7 @@ import { MIB, MILLI, SECOND, modelId } from '../core/ids.ts';
 import type { Micros, ModelId } from '../core/ids.ts';
 import type { CatalogueModel } from '../models/catalogue.ts';
 import type { DeviceConfiguration } from '../runtime/device.ts';
-import type { HostedSpec } from '../runtime/hosted.ts';
+import type { AdapterSpec, HostedSpec } from '../runtime/hosted.ts';
 import type { NodeConfiguration } from '../runtime/node.ts';
 import type { Engines, Served } from './engines.ts';
 
@@ -154,7 +154,7 @@ function specOf(
 
 /** A model that is no GGUF file: a folder, or one that is computed elsewhere. */
 function servedSpec(
-  { model, facts }: Served,
+  { model, facts, adapters }: Served,
   engine: EngineName,
   config: BerthConfig,
   device: DeviceConfig,
@@ -176,6 +176,7 @@ function servedSpec(
       // A GPU's budget says nothing of the machine's memory.
       memoryLimitBytes: remote === null && device.gpu === undefined ? device.memoryBytes : 0,
       args,
+      ...(adapters.length > 0 && { adapterRank: Math.max(...adapters.map(({ facts: seen }) => seen?.rank ?? 1)) }),
     },
     // What holds nothing need never make room.
     pinned: model.pinned || remote !== null,
@@ -196,8 +197,18 @@ function servedSpec(
     },
     fingerprint: facts?.fingerprint ?? '',
     isElsewhere: remote !== null,
+    adapters: adapters.map(adapterSpec),
   };
 }
+
+const adapterSpec = ({ model: { id, aliases }, path, facts }: Served['adapters'][number]): AdapterSpec => ({
+  id,
+  aliases,
+  adapter: { id, path, fingerprint: facts?.fingerprint ?? '' },
+  source: path,
+  createdSeconds: facts?.modifiedSeconds ?? 0,
+  fileBytes: facts?.bytes ?? 0,
+});
 
 /** For `berth serve --engine fake` in an empty folder: something to talk to. */
 function demoSpec(id: string, config: BerthConfig, device: DeviceConfig, engines: Engines): HostedSpec {

@@ -3,7 +3,7 @@ import type { BerthConfig } from '../config.ts';
 import { catalogueEntries, isFile, isPullSource } from '../config.ts';
 import { watchConfig } from '../config/watch.ts';
 import { DEFAULT_TENANT, MILLI, SECOND } from '../core/ids.ts';
-import { asBerthError } from '../errors.ts';
+import { asBerthError, BerthError } from '../errors.ts';
 import { listenGateway } from '../gateway/listen.ts';
 import type { GuardOptions } from '../gateway/options.ts';
 import type { Catalogue } from '../models/catalogue.ts';
@@ -50,7 +50,7 @@ export async function startNode(options: StartOptions): Promise<RunningNode> {
   const catalogue = createCatalogue({ modelsDir: config.modelsDir, models: catalogueEntries(config) });
   await catalogue.refresh();
   const apply = async (): Promise<void> => {
-    const served = await readServed(config.models.filter((model) => !isFile(model)));
+    const served = await readServed(config.models);
     const found = catalogue.list();
     await node.configure(
       configurationOf({ config, found, served, engines, usualEngine: options.engine, tenants: tenancy.specs() }),
@@ -87,6 +87,8 @@ export async function startNode(options: StartOptions): Promise<RunningNode> {
         return { id };
       },
       remove: async (id) => {
+        if (node.model(id, DEFAULT_TENANT).parent !== undefined)
+          throw new BerthError('forbidden', `${id} is an adapter: take it out of berth.yaml.`);
         await node.stop(id, DEFAULT_TENANT, { force: true });
         await catalogue.remove(id);
         await apply();

@@ -349,6 +349,18 @@ export const MODEL_OPTIONS = {
     about:
       'The device that it is computed on, where the node has several: docs/engines.md tells how one is chosen else.',
   }),
+  base: option({
+    kind: text('the id of a model'),
+    default: null,
+    otherwise: 'it is a model itself',
+    about: 'The model that computes it with its `adapter`: docs/engines.md#lora-adapters.',
+  }),
+  adapter: option({
+    kind: text('a folder'),
+    default: null,
+    otherwise: 'none',
+    about: 'The folder of its LoRA weights (adapter_config.json), relative to berth.yaml.',
+  }),
   args: option({
     kind: texts('a list of arguments'),
     default: [] as readonly string[],

@@ -6,6 +6,7 @@ import { isMap, isScalar, LineCounter, parseDocument } from 'yaml';
 import type { Document } from 'yaml';
 import { z } from 'zod';
 import { BerthError } from '../errors.ts';
+import { adapterProblems } from './adapters.ts';
 import { closest } from './closest.ts';
 import { DEVICE_OPTIONS } from './devices.ts';
 import type { DeviceEntry } from './devices.ts';
@@ -146,6 +147,7 @@ export function parseConfig(yaml: string, file: string): ConfigFile {
     ...checkNames(models),
     ...checkTenants(tenants, models),
     ...models.flatMap(checkPlace),
+    ...models.flatMap((model) => adapterProblems(model, models).map((problem) => ({ ...problem, path: model.path }))),
     ...checkDevices(devices, models),
   );
   if (problems.length > 0) {

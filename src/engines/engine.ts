@@ -34,6 +34,8 @@ export interface ModelLaunch {
   readonly memoryLimitBytes: Bytes;
   /** Further arguments for the engine's own program, where it is one. */
   readonly args?: readonly string[];
+  /** Requests may name adapters of at most this rank; left out: none. */
+  readonly adapterRank?: number;
 }
 
 export interface Sampling {
@@ -87,9 +89,20 @@ export type PromptInput =
   | { readonly type: 'text'; readonly text: string }
   | { readonly type: 'tokens'; readonly tokens: readonly number[] };
 
+/** LoRA weights that a model is computed with. */
+export interface Adapter {
+  readonly id: ModelId;
+  /** Its folder. */
+  readonly path: string;
+  /** Changes with the folder's content. */
+  readonly fingerprint: string;
+}
+
 interface RequestBase {
   readonly requestId: RequestId;
   readonly tenantId: TenantId;
+  /** Left out: the model as it is. Only of models that were launched with an `adapterRank`. */
+  readonly adapter?: Adapter;
 }
 
 export interface GenerateRequest extends RequestBase {

@@ -1,4 +1,5 @@
 /** Engines whose servers can't run here, and vLLM without its installation: against a stand-in that speaks their documented endpoints. */
+import { createHash } from 'node:crypto';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
@@ -10,7 +11,7 @@ import { openStory, request, textOf, tokensOf } from '../../test/contract/storie
 import type { Story } from '../../test/contract/stories.ts';
 import { modelId, SECOND, tenantId } from '../core/ids.ts';
 import { asBerthError } from '../errors.ts';
-import type { Engine, ModelLaunch } from './engine.ts';
+import type { Adapter, Engine, ModelLaunch } from './engine.ts';
 import { createSglangEngine } from './sglang.ts';
 import { createTrtllmEngine } from './trtllm.ts';
 import { createVllmEngine } from './vllm.ts';
@@ -54,6 +55,16 @@ const launchOf = (path: string, change: Partial<ModelLaunch> = {}): ModelLaunch 
   memoryLimitBytes: 0,
   ...change,
 });
+
+function adapterOf(id: string, config: object): Adapter {
+  const text = JSON.stringify(config);
+  const fingerprint = createHash('sha256').update(text).digest('hex');
+  const path = join(folder, `adapter-${fingerprint}`);
+  mkdirSync(path, { recursive: true });
+  writeFileSync(join(path, 'adapter_config.json'), text);
+  writeFileSync(join(path, 'adapter_model.safetensors'), 'weights');
+  return { id: modelId(id), path, fingerprint };
+}
 
 /** The only child of this process that was started with the model. */
 function serverOf({ path }: ModelLaunch): number {
@@ -155,6 +166,38 @@ describe.skipIf(!isLinux).each(Object.entries(MAKERS))('%s, a stand-in', (name, 
     expect(statSync(dirname(socket)).mode & 0o777).toBe(0o700);
     expect(args).not.toContain('--port');
     expect(args).not.toContain('--api-key');
+  });
+
+  it.runIf(name === 'vllm')('computes with an adapter that a request names, beside those that name none', async () => {
+    const story = open({}, { adapterRank: 6 });
+    await story.model.ensureLoaded();
+    const plain = story.submit(request('plain'));
+    const [one, other] = [adapterOf('one', { r: 6, stand_in: 5 }), adapterOf('other', { r: 2, stand_in: 9 })];
+    const adapted = [one, one, other].map((adapter, index) => story.submit(request(`adapted-${index}`, { adapter })));
+    await story.finishAll([plain, ...adapted]);
+    const said = [plain, ...adapted].map(({ events }) => tokensOf(events).join());
+    expect(said[1]).toBe(said[2]);
+    expect(new Set(said).size).toBe(3);
+    // Another content under the same name is another adapter.
+    const changed = story.submit(request('changed', { adapter: adapterOf('one', { r: 8, stand_in: 7 }) }));
+    await story.finishAll([changed]);
+    expect(said).not.toContain(tokensOf(changed.events).join());
+  });
+
+  it.runIf(name === 'vllm')('fails a request whose adapter can’t be loaded, and only that one', async () => {
+    const story = open({}, { adapterRank: 6 });
+    await story.model.ensureLoaded();
+    const missing = { ...adapterOf('missing', { r: 1 }), path: join(folder, 'nowhere') };
+    const asked = [missing, adapterOf('large', { r: 64 })].map((adapter, index) =>
+      story.submit(request(`failing-${index}`, { adapter })),
+    );
+    const plain = story.submit(request('plain'));
+    await story.finishAll([plain, ...asked]);
+    expect(asked.map(({ events }) => events.at(-1))).toMatchObject([
+      { type: 'failed', code: 'model_file_missing' },
+      { type: 'failed', code: 'model_load_failed', message: expect.stringContaining('rank 64') as string },
+    ]);
+    expect(tokensOf(plain.events)).toHaveLength(8);
   });
 
   it('takes no argument that is Berth’s', async () => {

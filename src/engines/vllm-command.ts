@@ -21,13 +21,17 @@ export const VLLM: Program = {
 
 /** Berth's to make: where it listens, who may ask, what is computed at once, and whose cache is whose. */
 const OUR_ARGS =
-  /^(--host|--port|--uds|--api-key|--served-model-name|--model|--ssl-.*|--root-path|--middleware|--max-model-len|--max-num-seqs|--scheduling-policy|--scheduler-cls|--enable-sleep-mode|--enable-log-requests|--enable-log-outputs|--api-server-count|--headless|--config)(=|$)/;
+  /^(--host|--port|--uds|--api-key|--served-model-name|--model|--ssl-.*|--root-path|--middleware|--max-model-len|--max-num-seqs|--scheduling-policy|--scheduler-cls|--enable-sleep-mode|--enable-log-requests|--enable-log-outputs|--enable-lora|--lora-modules|--max-lora-rank|--api-server-count|--headless|--config)(=|$)/;
 const VLLM_ENV = /^(VLLM_\w+|TORCH\w*|HF_HOME|HF_HUB_CACHE|XDG_CACHE_HOME|MKL_\w+|KVCACHED_\w+|ENABLE_KVCACHED)$/;
 const OUR_ENV =
-  /^(VLLM_API_KEY|VLLM_HOST_IP|VLLM_RPC_BASE_PATH|VLLM_SERVER_DEV_MODE|VLLM_DEBUG_LOG_API_SERVER_RESPONSE)$/;
+  /^(VLLM_API_KEY|VLLM_HOST_IP|VLLM_RPC_BASE_PATH|VLLM_SERVER_DEV_MODE|VLLM_DEBUG_LOG_API_SERVER_RESPONSE|VLLM_ALLOW_RUNTIME_LORA_UPDATING)$/;
 
 /** A frozen step is no hung step: the server's own watchdog must not end it. A day and more. */
 const WATCHDOG_SECONDS = 100_000;
+/** What `--max-lora-rank` may be. */
+const LORA_RANKS = [1, 8, 16, 32, 64, 128, 256, 320, 512];
+/** Adapters that one step may compute at once; each has room on the device. */
+const LORAS_AT_ONCE = 4;
 /** Tokens of a block of KV, by what it runs on. */
 const BLOCK_TOKENS: Readonly<Record<Platform, number>> = { cpu: 128, gpu: 16 };
 
@@ -87,9 +91,18 @@ export function vllmCommand(
     '--disable-uvicorn-access-log',
     // Compiling takes minutes of a CPU, and is not kept.
     ...(platform === 'cpu' ? ['--enforce-eager'] : ['--enable-sleep-mode']),
+    ...loraArgs(launch.adapterRank, own),
     ...own,
   ];
-  return { command, args, env: vllmEnvironment(command, place, env, platform) };
+  return { command, args, env: vllmEnvironment(command, place, env, platform, launch.adapterRank !== undefined) };
+}
+
+/** Which adapters there are is said when they are asked for: a new one needs no other start, as long as its rank fits. */
+function loraArgs(rank: number | undefined, own: readonly string[]): string[] {
+  if (rank === undefined) return [];
+  const most = LORA_RANKS.find((allowed) => allowed >= rank) ?? Math.max(...LORA_RANKS);
+  const atOnce = hasOption(own, '--max-loras') ? [] : ['--max-loras', String(LORAS_AT_ONCE)];
+  return ['--enable-lora', '--max-lora-rank', String(most), ...atOnce];
 }
 
 function vllmEnvironment(
@@ -97,6 +110,7 @@ function vllmEnvironment(
   { folder, apiKey }: ServerPlace,
   env: Environment,
   platform: Platform,
+  hasAdapters: boolean,
 ): Record<string, string> {
   const passed = childEnvironment(env, VLLM_ENV, OUR_ENV);
   const preload = platform === 'cpu' ? preloadable(command) : [];
@@ -114,6 +128,7 @@ function vllmEnvironment(
     VLLM_RPC_BASE_PATH: folder,
     // `/sleep` is among the endpoints for development; who can reach the socket is this user.
     ...(platform === 'gpu' ? { VLLM_SERVER_DEV_MODE: '1' } : {}),
+    ...(hasAdapters ? { VLLM_ALLOW_RUNTIME_LORA_UPDATING: 'True' } : {}),
     VLLM_NO_USAGE_STATS: '1',
     DO_NOT_TRACK: '1',
     HF_HUB_OFFLINE: '1',

@@ -21,6 +21,7 @@ import { explainServer, lastError } from './server-errors.ts';
 import type { StopPatience } from './supervisor.ts';
 import type { Platform } from './vllm-command.ts';
 import { kvBytes, SERVER_BYTES, vllmCommand } from './vllm-command.ts';
+import { withAdapters } from './vllm-lora.ts';
 import { ask, formatBody, priorityOf, toolsBody, vllmWire } from './vllm-wire.ts';
 
 export interface VllmOptions extends HttpEngineOptions {
@@ -62,7 +63,10 @@ export function vllmDialect(env: Environment, platform: Platform): HttpDialect {
     },
     readyPath: '/health',
     canary: (exchange) => canary(exchange, saltOf),
-    run: runBy(saltOf, (request, exchange) => generateByTokens(request, exchange, wire)),
+    run: withAdapters(
+      runBy(saltOf, (request, exchange) => generateByTokens(request, exchange, wire)),
+      isDead,
+    ),
     isDead,
     async fallAsleep(client, signal) {
       // What was cached of prompts must not be found again in memory that meanwhile held something else.

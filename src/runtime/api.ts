@@ -65,6 +65,8 @@ export type ModelState = 'unloaded' | 'loading' | 'loaded' | 'sleeping' | 'parki
 export interface ModelView {
   readonly id: ModelId;
   readonly aliases: readonly string[];
+  /** The model whose LoRA adapter it is. Left out: it is a model itself. */
+  readonly parent?: ModelId;
   readonly engine: string;
   /** Where it is, or was the last time. Left out: nowhere yet, or the node has only one. */
   readonly device?: string;

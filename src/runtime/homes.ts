@@ -2,12 +2,14 @@
 import type { ModelId } from '../core/ids.ts';
 import { BerthError, modelNotFound } from '../errors.ts';
 import type { Device, DeviceConfiguration } from './device.ts';
-import type { Hosted, HostedSpec } from './hosted.ts';
+import type { AdapterSpec, Hosted, HostedSpec } from './hosted.ts';
 import { choose, homesOf } from './placement.ts';
 
 export interface Placed {
   readonly device: Device;
   readonly hosted: Hosted;
+  /** Whose name was asked for; null: the model's own. */
+  readonly adapter: AdapterSpec | null;
 }
 
 export class Homes {
@@ -77,13 +79,14 @@ export class Homes {
   }
 
   /** A model goes to a device when it is wanted and is on none; from then on it stays there until it is cold again. */
-  place(id: ModelId): Placed {
-    const home = this.homeOf(id);
-    if (home === undefined) throw modelNotFound(id);
-    if (this.#devices.length === 1) return at(home, id);
+  place(name: string): Placed {
+    const id = this.idOf(name);
+    const home = id === null ? undefined : this.homeOf(id);
+    if (id === null || home === undefined) throw modelNotFound(name);
+    if (this.#devices.length === 1) return this.#at(home, id, name);
     const device = home.isAt(id) ? home : this.#best(id, home);
     this.#homes.set(id, device);
-    return at(device, id);
+    return this.#at(device, id, name);
   }
 
   #best(id: ModelId, home: Device): Device {
@@ -106,12 +109,13 @@ export class Homes {
     const id = this.idOf(name);
     const device = id === null ? undefined : this.homeOf(id);
     if (id === null || device === undefined) throw modelNotFound(name);
-    return at(device, id);
+    return this.#at(device, id, name);
   }
-}
 
-function at(device: Device, id: ModelId): Placed {
-  const hosted = device.registry.get(id);
-  if (hosted === undefined) throw modelNotFound(id);
-  return { device, hosted };
+  #at(device: Device, id: ModelId, name: string): Placed {
+    const hosted = device.registry.get(id);
+    if (hosted === undefined) throw modelNotFound(name);
+    const [adapter = null] = this.#devices.flatMap(({ registry }) => registry.adapterOf(name) ?? []);
+    return { device, hosted, adapter };
+  }
 }

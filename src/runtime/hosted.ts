@@ -2,8 +2,18 @@
 import type { ModelSpec } from '../core/events.ts';
 import type { Bytes, Micros, ModelId } from '../core/ids.ts';
 import { SECOND } from '../core/ids.ts';
-import type { Engine, EngineModel, ModelLaunch } from '../engines/engine.ts';
+import type { Adapter, Engine, EngineModel, ModelLaunch } from '../engines/engine.ts';
 import type { ModelView } from './api.ts';
+
+/** A name under which a model is computed with LoRA weights. To people it is a model. */
+export interface AdapterSpec {
+  readonly id: ModelId;
+  readonly aliases: readonly string[];
+  readonly adapter: Adapter;
+  readonly source: string;
+  readonly createdSeconds: number;
+  readonly fileBytes: Bytes;
+}
 
 /** What `berth.yaml` and the model's file say together. */
 export interface HostedSpec {
@@ -27,6 +37,7 @@ export interface HostedSpec {
   readonly fingerprint: string;
   /** It is computed on another machine: it takes no lanes of this one. */
   readonly isElsewhere?: boolean;
+  readonly adapters?: readonly AdapterSpec[];
 }
 
 export interface Hosted {
@@ -40,9 +51,10 @@ export interface Hosted {
 
 /** What a running process can't change: another value is another launch. */
 export function revisionOf(spec: HostedSpec): string {
-  const { path, contextTokens, kvTokens, parallel, batchTokens, args = [] } = spec.launch;
+  const { path, contextTokens, kvTokens, parallel, batchTokens, args = [], adapterRank } = spec.launch;
   const sizes = [spec.engine.name, path, contextTokens, kvTokens, parallel, batchTokens, spec.fingerprint];
-  return [...sizes, ...args].join('|');
+  const rank = adapterRank === undefined ? [] : [`adapters of ${adapterRank}`];
+  return [...sizes, ...args, ...rank].join('|');
 }
 
 /** Requests to embed that an engine is given at once: it puts as many as fit into a step. */

@@ -5,7 +5,7 @@
 import type { CoreEvent } from '../core/events.ts';
 import type { ModelId, RequestId, TenantId } from '../core/ids.ts';
 import { DEFAULT_TENANT, SECOND, requestId as asRequestId } from '../core/ids.ts';
-import { BerthError, modelNotFound } from '../errors.ts';
+import { BerthError } from '../errors.ts';
 import type { ErrorCode } from '../errors.ts';
 import type { EngineEvent } from '../engines/engine.ts';
 import type { KvView, ModelView, NodeApi, NodeStatus, StreamEvent, Submission, SubmissionHandle } from './api.ts';
@@ -15,6 +15,7 @@ import { createDecisionLog } from './decisions.ts';
 import type { DeviceConfiguration, SharedConfiguration } from './device.ts';
 import { Device } from './device.ts';
 import type { DeviceTimeRow, Payer } from './device-time.ts';
+import type { AdapterSpec } from './hosted.ts';
 import { Homes } from './homes.ts';
 import type { Placed } from './homes.ts';
 import type { Journal } from './journal.ts';
@@ -25,7 +26,7 @@ import type { Metrics } from './metrics.ts';
 import { createMetrics } from './metrics.ts';
 import type { LiveRequest } from './requests.ts';
 import { createLiveRequest, estimatePromptTokens, receive, survives } from './requests.ts';
-import { modelView, queuedNote, together } from './views.ts';
+import { adapterView, modelView, queuedNote, together } from './views.ts';
 
 export interface NodeConfiguration extends SharedConfiguration {
   /** At least one, and always the same ones. */
@@ -127,12 +128,6 @@ export class BerthNode implements NodeApi {
     this.#configError = message;
   }
 
-  #place(name: string): Placed {
-    const id = this.#homes.idOf(name);
-    if (id === null) throw modelNotFound(name);
-    return this.#homes.place(id);
-  }
-
   /** What one device's core can't know: how many requests the others have. */
   #checkRoom(): void {
     const limit = this.#configuration?.limits.requests ?? 0;
@@ -145,9 +140,9 @@ export class BerthNode implements NodeApi {
   // -------------------------------------------------------------- requests
 
   submit(submission: Submission, sink: (event: StreamEvent) => void): SubmissionHandle {
-    const { device, hosted } = this.#place(submission.model);
-    const request =
-      submission.request.kind === 'embed' ? submission.request : { ...submission.request, resumeTokens: [] };
+    const { device, hosted, adapter } = this.#homes.place(submission.model);
+    const asked = adapter === null ? submission : withAdapter(submission, adapter);
+    const request = asked.request.kind === 'embed' ? asked.request : { ...asked.request, resumeTokens: [] };
     const unfit = hosted.spec.engine.check(request);
     if (unfit !== null)
       throw new BerthError(unfit.code, unfit.message, unfit.param === undefined ? {} : { param: unfit.param });
@@ -158,7 +153,7 @@ export class BerthNode implements NodeApi {
     const live = createLiveRequest(
       id,
       hosted.spec.id,
-      submission,
+      asked,
       (event) => (early === null ? sink(event) : early.push(event)),
       this.#options.clock.now(),
     );
@@ -196,7 +191,7 @@ export class BerthNode implements NodeApi {
     });
     return {
       requestId: id,
-      modelId: hosted.spec.id,
+      modelId: adapter?.id ?? hosted.spec.id,
       cancel: () => {
         left = true;
         this.#cancel(device, id);
@@ -265,13 +260,18 @@ export class BerthNode implements NodeApi {
 
   // -------------------------------------------------------------- what people see and ask
 
-  #view({ device: { state }, hosted }: Placed): ModelView {
+  #view({ device: { state }, hosted, adapter }: Placed): ModelView {
     const { id } = hosted.spec;
-    return modelView(hosted, state.models.get(id), state, this.#options.clock.now(), this.#homes.labelOf(id));
+    const view = modelView(hosted, state.models.get(id), state, this.#options.clock.now(), this.#homes.labelOf(id));
+    return adapter === null ? view : adapterView(view, adapter);
   }
 
   models(_tenantId: TenantId): readonly ModelView[] {
-    return (this.#configuration?.order ?? []).map((id) => this.#view(this.#homes.find(id)));
+    return (this.#configuration?.order ?? []).flatMap((id) => {
+      const found = this.#homes.find(id);
+      const adapters = found.hosted.spec.adapters ?? [];
+      return [found, ...adapters.map((adapter) => ({ ...found, adapter }))].map((each) => this.#view(each));
+    });
   }
 
   model(name: string, _tenantId: TenantId): ModelView {
@@ -312,7 +312,8 @@ export class BerthNode implements NodeApi {
   }
 
   metrics(): Promise<string> {
-    const gauges = this.models(DEFAULT_TENANT).map(({ id, ...model }) => ({ model: id, ...model }));
+    const models = this.models(DEFAULT_TENANT).filter(({ parent }) => parent === undefined);
+    const gauges = models.map(({ id, ...model }) => ({ model: id, ...model }));
     const devices = this.#devices.map(({ id, state }) => ({
       device: this.#devices.length === 1 ? null : id,
       memoryBytes: state.device.memoryBytes,
@@ -322,7 +323,7 @@ export class BerthNode implements NodeApi {
   }
 
   async load(name: string, _tenantId: TenantId): Promise<void> {
-    const { device, hosted } = this.#place(name);
+    const { device, hosted } = this.#homes.place(name);
     await device.load(hosted);
   }
 
@@ -349,3 +350,9 @@ export class BerthNode implements NodeApi {
     await this.#options.journal?.close();
   }
 }
+
+/** The engine is told which weights to add. */
+const withAdapter = (submission: Submission, { adapter }: AdapterSpec): Submission => ({
+  ...submission,
+  request: { ...submission.request, adapter },
+});

@@ -1,7 +1,7 @@
 /** The models that the node hosts, by id and by every name that a client may use. */
 import type { ModelId } from '../core/ids.ts';
 import type { EngineObserver } from '../engines/engine.ts';
-import type { Hosted, HostedSpec } from './hosted.ts';
+import type { AdapterSpec, Hosted, HostedSpec } from './hosted.ts';
 import { revisionOf } from './hosted.ts';
 
 export interface Registry {
@@ -11,8 +11,10 @@ export interface Registry {
    */
   prepare(specs: readonly HostedSpec[]): Promise<() => void>;
   get(id: ModelId): Hosted | undefined;
-  /** By id or alias; null: it has none of that name. */
+  /** By id or alias, or by those of an adapter; null: it has none of that name. */
   idOf(name: string): ModelId | null;
+  /** What the name adds to its model; null: nothing. */
+  adapterOf(name: string): AdapterSpec | null;
   /** In the configuration's order. */
   listed(): Hosted[];
   /** Listed or not. */
@@ -24,12 +26,14 @@ export interface Registry {
 export function createRegistry(observe: (id: ModelId) => EngineObserver): Registry {
   const hosted = new Map<ModelId, Hosted>();
   const names = new Map<string, ModelId>();
+  const adapters = new Map<string, AdapterSpec>();
   let order: ModelId[] = [];
 
-  const idOf = (name: string): ModelId | null => names.get(name) ?? names.get(name.replace(/:latest$/, '')) ?? null;
+  const plain = (name: string): string => (names.has(name) ? name : name.replace(/:latest$/, ''));
 
   const take = (specs: readonly HostedSpec[], estimates: ReadonlyMap<ModelId, Hosted['estimate']>): void => {
     names.clear();
+    adapters.clear();
     order = specs.map(({ id }) => id);
     for (const spec of specs) {
       const known = hosted.get(spec.id);
@@ -39,6 +43,12 @@ export function createRegistry(observe: (id: ModelId) => EngineObserver): Regist
         hosted.set(spec.id, { spec, estimate: guess, model, revision: revisionOf(spec), chargedBytes: 0 });
       } else Object.assign(known, { spec, estimate: guess });
       for (const name of [spec.id, ...spec.aliases]) names.set(name, spec.id);
+      for (const adapter of spec.adapters ?? []) {
+        for (const name of [adapter.id, ...adapter.aliases]) {
+          names.set(name, spec.id);
+          adapters.set(name, adapter);
+        }
+      }
     }
   };
 
@@ -53,7 +63,8 @@ export function createRegistry(observe: (id: ModelId) => EngineObserver): Regist
       return () => take(specs, estimates);
     },
     get: (id) => hosted.get(id),
-    idOf,
+    idOf: (name) => names.get(plain(name)) ?? null,
+    adapterOf: (name) => adapters.get(plain(name)) ?? null,
     listed: () => order.flatMap((id) => hosted.get(id) ?? []),
     all: () => hosted.values(),
     reopen(model) {

@@ -4,7 +4,7 @@ import { freeBytes, heldBy } from '../core/memory.ts';
 import { positionOf } from '../core/queues.ts';
 import type { Model, State } from '../core/state.ts';
 import type { ModelState, ModelView, NodeStatus, StreamEvent } from './api.ts';
-import type { Hosted } from './hosted.ts';
+import type { AdapterSpec, Hosted } from './hosted.ts';
 
 const STATES: Readonly<Record<Model['phase'], ModelState>> = {
   cold: 'unloaded',
@@ -58,6 +58,20 @@ export function modelView(
     failure: failure === null ? null : { code: failure.code, message: failure.message },
   };
 }
+
+/** An adapter is where its base is; what the base holds and computes is counted there. */
+export const adapterView = (base: ModelView, { id, aliases, adapter, ...own }: AdapterSpec): ModelView => ({
+  ...base,
+  ...own,
+  id,
+  aliases,
+  parent: base.id,
+  chargedBytes: 0,
+  running: 0,
+  waiting: 0,
+  lanes: 0,
+  digest: adapter.fingerprint === '' ? null : adapter.fingerprint,
+});
 
 /** A request that is not computed at once is told its place. */
 export function queuedNote(

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { MILLI, modelId, SECOND, tenantId } from '../../src/core/ids.ts';
-import type { GenerateRequest, ModelLaunch } from '../../src/engines/engine.ts';
+import type { Adapter, GenerateRequest, ModelLaunch } from '../../src/engines/engine.ts';
 import { createVllmEngine } from '../../src/engines/vllm.ts';
 import { describeEngine } from '../contract/engine-contract.ts';
 import type { ContractWorld } from '../contract/engine-contract.ts';
@@ -75,6 +75,73 @@ describeEngine('vLLM on a CPU', () => world(launchOf('contract')), {
     sleep: 'on a CPU it can’t let go of its memory and live',
     embed: 'the tiny model generates; what embeds is another model',
   },
+});
+
+/** LoRA weights for the tiny model (`scripts/vllm-model.py`) in the files of PEFT: larger by far than the weights that vLLM makes up. */
+function makeAdapter(id: string, scale: number): Adapter {
+  const [rank, width] = [8, 64];
+  const path = join(folder, `adapter-${id}`);
+  mkdirSync(path);
+  const tensors = { A: [rank, width], B: [width, rank] };
+  const values = new Float32Array(2 * rank * width).map((_, index) => scale * Math.sin(index + scale));
+  const bytes = 4 * rank * width;
+  const header = Object.entries(tensors).map(([part, shape], index) => [
+    `base_model.model.model.layers.0.self_attn.o_proj.lora_${part}.weight`,
+    { dtype: 'F32', shape, data_offsets: [index * bytes, (index + 1) * bytes] },
+  ]);
+  const head = Buffer.from(JSON.stringify(Object.fromEntries(header)));
+  const length = Buffer.alloc(8);
+  length.writeBigUInt64LE(BigInt(head.length));
+  writeFileSync(join(path, 'adapter_model.safetensors'), Buffer.concat([length, head, Buffer.from(values.buffer)]));
+  const config = { peft_type: 'LORA', task_type: 'CAUSAL_LM', r: rank, lora_alpha: 64, target_modules: ['o_proj'] };
+  writeFileSync(join(path, 'adapter_config.json'), JSON.stringify({ ...config, bias: 'none' }));
+  return { id: modelId(id), path, fingerprint: `${id}${scale}` };
+}
+
+describe('vLLM with adapters', () => {
+  const launch = { ...launchOf('adapted'), adapterRank: 8 };
+  let story: Story;
+  beforeAll(async () => {
+    story = openStory(world(launch), launch);
+    await story.model.ensureLoaded();
+  });
+  afterAll(async () => {
+    await story.model.ensureUnloaded();
+  });
+
+  it('computes each request with the weights that it names, loaded while the server runs', async () => {
+    const [one, other] = [makeAdapter('one', 3), makeAdapter('other', 5)];
+    const input = { type: 'text', text: 'The ship left the harbour at dawn and' } as const;
+    const ask = (id: string, adapter?: Adapter) =>
+      story.submit(request(id, { input, maxTokens: 24, ...(adapter !== undefined && { adapter }) }));
+    const before = ask('before');
+    await story.finishAll([before]);
+    const all = [ask('plain'), ask('one', one), ask('again', one), ask('other', other)];
+    await story.finishAll(all);
+    const [plain, first, again, second] = all.map(({ events }) => tokensOf(events).join());
+    expect(plain).toBe(tokensOf(before.events).join());
+    expect(again).toBe(first);
+    expect(new Set([plain, first, second]).size).toBe(3);
+  });
+
+  it('fails a request whose adapter it refuses, and only that one', async () => {
+    const broken = makeAdapter('broken', 1);
+    writeFileSync(join(broken.path, 'adapter_model.safetensors'), 'no tensors');
+    const asked = [
+      story.submit(request('refused', { adapter: broken })),
+      story.submit(
+        request('missing', { adapter: { ...broken, id: modelId('missing'), path: join(folder, 'nowhere') } }),
+      ),
+      story.submit(request('sound')),
+    ];
+    await story.finishAll(asked);
+    expect(asked.map(({ events }) => events.at(-1))).toMatchObject([
+      { type: 'failed', code: 'model_load_failed', message: expect.stringContaining('adapter broken') as string },
+      { type: 'failed', code: 'model_file_missing' },
+      { type: 'finished' },
+    ]);
+    expect(story.seen.deaths).toEqual([]);
+  });
 });
 
 describe('vLLM, loaded', () => {

@@ -9,6 +9,7 @@ const modelObject = (view: ModelView) => ({
   object: 'model',
   created: view.createdSeconds,
   owned_by: 'berth',
+  ...(view.parent !== undefined && { parent: view.parent }),
   aliases: view.aliases,
   max_model_len: view.contextTokens,
   meta: { n_ctx_train: view.details.trainedContextTokens, n_params: view.details.parameters, size: view.fileBytes },
