@@ -57,6 +57,23 @@ describe('chat', () => {
     expect(new Set(chunks.map((chunk) => chunk.id)).size).toBe(1);
   });
 
+  test('tells the usage so far in each chunk to whoever wants it, as vLLM does', async () => {
+    const openai = await client(new StubNode());
+    const asked = { include_usage: true, continuous_usage_stats: true };
+    const stream = await openai.chat.completions.create({
+      model: 'smol',
+      messages,
+      stream: true,
+      stream_options: asked,
+    });
+    const chunks = await gather(stream);
+    const seen = chunks.map(({ usage }) => [usage?.prompt_tokens, usage?.completion_tokens]);
+    expect(seen.every(([prompt]) => prompt === 7)).toBe(true);
+    expect(seen.at(0)?.[1]).toBeGreaterThan(0);
+    expect(seen.map(([, output]) => output)).toEqual(seen.map(([, output]) => output).toSorted());
+    expect(chunks.at(-1)?.usage).toMatchObject({ total_tokens: 10, prompt_tokens_details: { cached_tokens: 3 } });
+  });
+
   test('streams without usage unless asked', async () => {
     const openai = await client(new StubNode());
     const chunks = await gather(await openai.chat.completions.create({ model: 'smol', messages, stream: true }));

@@ -6,7 +6,7 @@ import { chatSubmissions } from './params.ts';
 import type { ChunkWriter, Desk } from './respond.ts';
 import { callerOf, collect, startRun, stream, timeHeaders } from './respond.ts';
 import type { Head, StreamOptions } from './chunks.ts';
-import { checkStreamOptions, chunkFrame, fingerprintOf, headOf } from './chunks.ts';
+import { checkStreamOptions, chunkFrame, fingerprintOf, headOf, streamOptionsOf } from './chunks.ts';
 import { berthField, usageField } from './run.ts';
 import { chatSchema } from './schema.ts';
 import type { TokenLogprob } from './types.ts';
@@ -59,6 +59,7 @@ function chatWriter(head: Head, options: ChatOptions): ChunkWriter {
       return frame.finish(choiceOf(index, delta, 'null', event.reason));
     },
     last: (totals) => frame.last(totals),
+    soFar: options.soFar,
   };
 }
 
@@ -86,12 +87,7 @@ export function chatHandler(desk: Desk) {
     const head = headOf('chatcmpl', caller, run, fingerprint);
     const oneCall = body.parallel_tool_calls === false;
     if (body.stream === true) {
-      await stream(
-        run,
-        reply,
-        limits,
-        chatWriter(head, { includeUsage: body.stream_options?.include_usage === true, count, oneCall }),
-      );
+      await stream(run, reply, limits, chatWriter(head, { ...streamOptionsOf(body, count), oneCall }));
       return reply;
     }
     const choices = Array.from({ length: count }, () => new ChatChoice());

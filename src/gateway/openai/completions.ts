@@ -1,7 +1,7 @@
 /** POST /v1/completions: text in, text out, without a chat template. */
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Head, StreamOptions } from './chunks.ts';
-import { checkStreamOptions, chunkFrame, fingerprintOf, headOf } from './chunks.ts';
+import { checkStreamOptions, chunkFrame, fingerprintOf, headOf, streamOptionsOf } from './chunks.ts';
 import { parse } from './errors.ts';
 import { textLogprobs } from './logprobs.ts';
 import { completionSubmissions } from './params.ts';
@@ -30,6 +30,7 @@ function textWriter(head: Head, options: StreamOptions): ChunkWriter {
     toolCall: () => null,
     finished: (index, event) => frame.finish(choiceOf(index, '', 'null', event.reason)),
     last: (totals) => frame.last(totals),
+    soFar: options.soFar,
   };
 }
 
@@ -51,12 +52,7 @@ export function completionHandler(desk: Desk) {
     const run = startRun(desk, request, reply, submissions, body.n ?? 1);
     const head = headOf('cmpl', caller, run, fingerprint);
     if (body.stream === true) {
-      await stream(
-        run,
-        reply,
-        limits,
-        textWriter(head, { includeUsage: body.stream_options?.include_usage === true, count }),
-      );
+      await stream(run, reply, limits, textWriter(head, streamOptionsOf(body, count)));
       return reply;
     }
     const choices = Array.from({ length: count }, () => new TextChoice());

@@ -8,6 +8,7 @@ import type { HttpLimits, Principal } from '../options.ts';
 import { SseStream } from '../sse.ts';
 import type { Gate } from '../tenants/gate.ts';
 import { errorBody } from './errors.ts';
+import type { UsageSoFar } from './chunks.ts';
 import type { Caller } from './params.ts';
 import type { Totals } from './run.ts';
 import { Run } from './run.ts';
@@ -62,6 +63,8 @@ export interface ChunkWriter {
   finished(choice: number, event: FinishedEvent): string | null;
   /** After every choice has ended. */
   last(totals: Totals): readonly string[];
+  /** Is kept up to date by whoever hands on the events; null: nobody asked for it. */
+  readonly soFar: UsageSoFar | null;
 }
 
 const comment = (event: StreamEvent): string | null => {
@@ -101,12 +104,21 @@ export async function stream(run: Run, reply: FastifyReply, limits: HttpLimits, 
   }
 }
 
+function countUsage(soFar: UsageSoFar, event: StreamEvent, paysPrompt: boolean): void {
+  if (event.type === 'tokens') soFar.outputTokens += event.tokenIds.length;
+  if (event.type !== 'accepted' || !paysPrompt) return;
+  soFar.promptTokens += event.promptTokens;
+  soFar.cachedTokens += event.cachedTokens;
+}
+
 function pipe(run: Run, sse: SseStream, writer: ChunkWriter): void {
   const send = (json: string | null): void => {
     if (json !== null) sse.data(json);
   };
+  const { soFar } = writer;
   run.listen({
     event(choice, event) {
+      if (soFar !== null) countUsage(soFar, event, run.paysPrompt(choice));
       if (event.type === 'tokens') send(writer.tokens(choice, event));
       else if (event.type === 'toolCall') send(writer.toolCall(choice, event));
       else if (event.type === 'finished') send(writer.finished(choice, event));

@@ -82,6 +82,11 @@ export class Run {
     if (this.#over) clearTimeout(this.#deadline);
   }
 
+  /** The first of its prompt's choices: its prompt counts. */
+  paysPrompt(choice: number): boolean {
+    return choice % this.#perPrompt === 0;
+  }
+
   listen(listener: RunListener): void {
     this.#listener = listener;
     const early = this.#early;
@@ -173,7 +178,7 @@ export const berthField = (totals: Totals) => ({
   ...(totals.cutOff === null ? {} : { cut_off: totals.cutOff }),
 });
 
-export const usageField = (totals: Totals) => ({
+export const usageField = (totals: Pick<Totals, 'promptTokens' | 'cachedTokens' | 'outputTokens'>) => ({
   prompt_tokens: totals.promptTokens,
   completion_tokens: totals.outputTokens,
   total_tokens: totals.promptTokens + totals.outputTokens,

@@ -96,7 +96,11 @@ const SAMPLING = {
   ignore_eos: z.boolean().nullish().transform(absent),
   stream: z.boolean().nullish().transform(absent),
   stream_options: z
-    .strictObject({ include_usage: z.boolean().nullish().transform(absent), include_obfuscation: only(false) })
+    .strictObject({
+      include_usage: z.boolean().nullish().transform(absent),
+      continuous_usage_stats: z.boolean().nullish().transform(absent),
+      include_obfuscation: only(false),
+    })
     .nullish()
     .transform(absent),
 } as const;
