@@ -234,6 +234,8 @@ export interface Llama extends LlamaFunctions {
   log(onLine: ((level: number, text: string) => void) | null): void;
   /** `madvise(2)`; not 0 where it failed or there is none. */
   advise(address: Pointer, bytes: number, advice: number): number;
+  /** All of the file will be read soon: the system fetches what is not in its page cache (`posix_fadvise(2)`, where there is it). */
+  willRead(file: number): void;
   /** Memory outside of V8's heap, so that it is gone at once when it is freed; null: there is none. */
   allocate(bytes: number): Pointer | null;
   release(memory: Pointer): void;
@@ -319,14 +321,20 @@ function findLibc(): LibraryHandle | null {
   }
 }
 
-function memoryFunctions(libc: LibraryHandle | null): Pick<Llama, 'advise' | 'allocate' | 'release' | 'trim'> {
+const POSIX_FADV_WILLNEED = 3;
+
+function memoryFunctions(
+  libc: LibraryHandle | null,
+): Pick<Llama, 'advise' | 'willRead' | 'allocate' | 'release' | 'trim'> {
   const linux = process.platform === 'linux' ? libc : null;
   const madvise = linux?.func('int madvise(void *address, size_t bytes, int advice)');
+  const fadvise = linux?.func('int posix_fadvise(int file, int64 offset, int64 bytes, int advice)');
   const mallocTrim = linux?.func('int malloc_trim(size_t pad)');
   const malloc = libc?.func('void *malloc(size_t bytes)');
   const free = libc?.func('void free(void *memory)');
   return {
     advise: (address, bytes, advice) => (madvise === undefined ? -1 : Number(madvise(address, bytes, advice))),
+    willRead: (file) => void fadvise?.(file, 0, 0, POSIX_FADV_WILLNEED),
     allocate: (bytes) => (malloc === undefined || free === undefined ? null : (malloc(bytes) as Pointer | null)),
     release: (memory) => void free?.(memory),
     trim: () => void mallocTrim?.(0),

@@ -39,8 +39,11 @@ export interface Model {
   readonly poolingType: number;
 }
 
-/** Refuses what llama.cpp need not be asked about. Throws `model_file_missing` or `model_file_invalid`. */
-function checkFile(path: string): void {
+/**
+ * Refuses what llama.cpp need not be asked about, and has the file fetched: the faults of a load would wait for the disk one after the
+ * other. Throws `model_file_missing` or `model_file_invalid`.
+ */
+function openFile(llama: Llama, path: string): void {
   let file: number;
   try {
     file = openSync(path, 'r');
@@ -56,6 +59,7 @@ function checkFile(path: string): void {
         'The model’s file is no GGUF file: it doesn’t start with the letters GGUF.',
       );
     }
+    llama.willRead(file);
   } catch (error) {
     if (error instanceof BerthError) throw error;
     throw new BerthError('model_file_invalid', 'The model’s file can’t be read.', { cause: error });
@@ -112,7 +116,7 @@ export function loadModel(
   path: string,
   { repack, elastic }: { readonly repack: boolean; readonly elastic: boolean },
 ): Model {
-  checkFile(path);
+  openFile(llama, path);
   const params = llama.llama_model_default_params();
   params.load_mode = LOAD_MODE_MMAP;
   params.use_extra_bufts = repack;
