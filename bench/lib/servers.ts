@@ -20,13 +20,26 @@ export interface Server {
 const ROOT = join(import.meta.dirname, '..', '..');
 
 export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const address = server.address();
-  server.close();
-  await once(server, 'close');
-  if (address === null || typeof address === 'string') throw new Error('no port');
-  return address.port;
+  const [port] = await freePorts(1);
+  return port as number;
+}
+
+/** All are held until the last is found: else two could be the same. */
+async function freePorts(count: number): Promise<number[]> {
+  const servers = Array.from({ length: count }, () => createServer().listen(0, '127.0.0.1'));
+  await Promise.all(servers.map(async (server) => server.listening || once(server, 'listening')));
+  const ports = servers.map((server) => {
+    const address = server.address();
+    if (address === null || typeof address === 'string') throw new Error('no port');
+    return address.port;
+  });
+  await Promise.all(
+    servers.map(async (server) => {
+      server.close();
+      await once(server, 'close');
+    }),
+  );
+  return ports;
 }
 
 export async function healthy(url: string, path: string, child: ChildProcess, deadlineMillis: number): Promise<void> {
@@ -73,7 +86,7 @@ export async function startBerth({
 }: BerthOptions): Promise<Server> {
   const folder = mkdtempSync(join(tmpdir(), 'berth-bench-'));
   const file = join(folder, 'berth.yaml');
-  const [port, adminPort] = [await freePort(), await freePort()];
+  const [port, adminPort] = (await freePorts(2)) as [number, number];
   writeFileSync(file, stringify({ log: { level: 'warn' }, ...config, http: { port, adminPort } }));
   const args = ['src/cli/main.ts', 'serve', '--config', file];
   if (engine !== undefined) args.push('--engine', engine);
