@@ -13,7 +13,7 @@ import type {
 } from '../src/core/events.ts';
 import type { Micros, ModelId } from '../src/core/ids.ts';
 import { MILLI, modelId, requestId, SECOND, tenantId } from '../src/core/ids.ts';
-import { checkInvariants } from '../src/core/invariants.ts';
+import { checkInvariants } from '../src/sim/invariants.ts';
 import type { Model, Request } from '../src/core/state.ts';
 
 type ActionOf<T extends Action['type']> = Extract<Action, { type: T }>;

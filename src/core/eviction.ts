@@ -111,6 +111,12 @@ const sum = (departures: readonly Departure[]): Bytes => departures.reduce((tota
 const heldIn = (state: State, departures: readonly Departure[]): Bytes =>
   departures.reduce((total, { model }) => total + heldBy(state, model.id), 0);
 
+/** Those that are on their way by now, in or out, are no longer to be had. */
+export function takeOut(state: State, room: Room): void {
+  room.idle = room.idle.filter(({ model }) => model.transition === null);
+  room.idleBytes = heldIn(state, room.idle);
+}
+
 interface RoomMade {
   /** Free now or soon. */
   readonly bytes: Bytes;
@@ -144,8 +150,7 @@ export function makeRoom(state: State, room: Room, forModel: Model | null, missi
   const bytes = sum(leaving);
   if (bytes >= missing || forModel === null) {
     for (const departure of leaving) depart(state, departure, forModel, missing);
-    room.idle = room.idle.filter(({ model }) => model.transition === null);
-    room.idleBytes = heldIn(state, room.idle);
+    takeOut(state, room);
   }
   if (bytes >= missing) return { bytes, isDraining: false };
   const isDraining = askToDrain(state, room, forModel, missing - bytes);

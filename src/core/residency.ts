@@ -7,7 +7,7 @@
 import { refuseAllWaiting, whyTooLarge } from './admission.ts';
 import { ascending } from './ascending.ts';
 import type { Keyed } from './ascending.ts';
-import { createRoom, isOutOfPatience, isPutOff, makeRoom } from './eviction.ts';
+import { createRoom, isOutOfPatience, isPutOff, makeRoom, takeOut } from './eviction.ts';
 import { isAhead, leastCounter } from './fairness.ts';
 import { bytesOnTheirWayOut, freeBytes, heldBy } from './memory.ts';
 import { leastInteractive, reindex, startBy } from './queues.ts';
@@ -104,6 +104,7 @@ function bringIn(state: State): ReadonlySet<Model> {
     }
     if (need <= free && need <= coming && loads < mostLoads) {
       load(state, model, free);
+      takeOut(state, room);
       loads++;
     }
     free -= need;
@@ -154,6 +155,8 @@ function inOrderOfUrgency(state: State): Iterable<Candidate> {
       refuseAllWaiting(state, model, tooLarge);
       model.loadAsked = false;
       reindex(state, model);
+      // Nobody waits for it any more: if it is asleep, its time to leave begins.
+      lookAgainAt(state, state.now);
     }
   }
   return ascending(candidates);

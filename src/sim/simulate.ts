@@ -8,7 +8,7 @@ import { createArbiter } from '../core/arbiter.ts';
 import type { CoreEvent, Limits, ModelSpec, ResidencySpec } from '../core/events.ts';
 import type { Bytes, Micros, RequestId } from '../core/ids.ts';
 import { modelId, requestId, tenantId } from '../core/ids.ts';
-import { checkInvariants } from '../core/invariants.ts';
+import { checkInvariants } from './invariants.ts';
 import type { Arrival } from './arrivals.ts';
 import type { ModelCosts } from './costs.ts';
 import { fitLengths } from './costs.ts';

@@ -8,7 +8,7 @@ import { createArbiter } from '../../src/core/arbiter.ts';
 import type { CoreEvent, DeviceSpec, Limits, ModelSpec, ResidencySpec, TenantSpec } from '../../src/core/events.ts';
 import type { Micros, ModelId, RequestId, TenantId } from '../../src/core/ids.ts';
 import { requestId } from '../../src/core/ids.ts';
-import { checkInvariants } from '../../src/core/invariants.ts';
+import { checkInvariants } from '../../src/sim/invariants.ts';
 import type { DeviceFaults, Physics } from './device.ts';
 import { VirtualDevice } from './device.ts';
 import { Digest } from '../../src/sim/digest.ts';

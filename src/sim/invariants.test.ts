@@ -1,8 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { Story } from '../../test/story.ts';
-import { modelId } from './ids.ts';
+import { modelId } from '../core/ids.ts';
 import { checkInvariants } from './invariants.ts';
-import type { Model, State } from './state.ts';
+import type { Model, State } from '../core/state.ts';
 
 /** A node in the middle of its work: one request runs, one waits, one model is being loaded. */
 function busy(): { state: State; a: Model; b: Model } {

@@ -1,10 +1,10 @@
 /**
- * What must add up after every event: bytes, lanes, places, lines and outcomes. Checked in all tests and in the simulator, and
- * sampled in the live node. A breach is a bug of ours: it throws, and the message prints every term.
+ * What must add up after every event: bytes, lanes, places, lines and outcomes. Checked in all tests of the core, and in the
+ * simulator. A breach is a bug of ours: it throws, and the message prints every term.
  */
-import { freeBytes } from './memory.ts';
-import { grantedLanes } from './slices.ts';
-import type { Model, Request, State } from './state.ts';
+import { freeBytes } from '../core/memory.ts';
+import { grantedLanes } from '../core/slices.ts';
+import type { Model, Request, State } from '../core/state.ts';
 
 /** Throws at the first breach. Costs time in the number of models and requests. */
 export function checkInvariants(state: State): void {
