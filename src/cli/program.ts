@@ -291,6 +291,10 @@ export function buildProgram(io: Io): Command {
     .option('--seed <n>', 'same seed, same run', '1')
     .option('--requests <n>', 'requests of a made trace', '10000')
     .option('--rate <n>', 'its requests a second', '10')
+    .option(
+      '--faults <seed[,rate]>',
+      'crashes, failed loads and more by this seed, RATE times the usual (docs/simulator.md)',
+    )
     .option('--plot <file>', 'draw the times to the first token as SVG');
   withJson(simulate).action(run(async () => (await import('./commands/simulate.ts')).simulateTrace));
   add('profile <journal>', 'print what a node’s models cost, from its journal, for berth simulate').action(
