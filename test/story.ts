@@ -34,6 +34,7 @@ export interface AskOptions {
   readonly promptTokens?: number;
   readonly maxTokens?: number;
   readonly keepAliveMicros?: Micros;
+  readonly share?: string;
   readonly ttftGoalMicros?: Micros;
 }
 
@@ -210,6 +211,7 @@ export const asked = (id: string, model: string, options: AskOptions = {}): Core
   ttftGoalMicros: options.ttftGoalMicros ?? null,
   interTokenGoalMicros: null,
   keepAliveMicros: options.keepAliveMicros ?? null,
+  ...(options.share !== undefined && { share: options.share }),
 });
 
 export const finished = (

@@ -117,11 +117,12 @@ export function admit(state: State, event: EventOf<'requestArrived'>): void {
     firstTokenAt: null,
     outputTokens: 0,
     fruitless: 0,
+    share: event.share ?? '',
     chargedTokens: 0,
   };
   state.requests.set(request.id, request);
   const tenant = tenantOf(state, request.tenantId);
-  enter(state, tenant);
+  enter(state, tenant, request.share);
   enqueue(state, model, request);
   reindex(state, model);
   noteWanted(state, model);
@@ -138,7 +139,7 @@ function learnArrival(state: State, model: Model): void {
 /** The request has left the node, however it ended. */
 export function forget(state: State, request: Request): void {
   state.requests.delete(request.id);
-  leave(state, tenantOf(state, request.tenantId));
+  leave(state, tenantOf(state, request.tenantId), request.share);
 }
 
 /** A preempted request waits again, with a deadline of its own: it is not to blame for the time that it computed. */
@@ -160,7 +161,7 @@ export function readmit(state: State, model: Model, request: Request): void {
 /** Counts service towards its tenant, and remembers how much, so that a wrong estimate is settled at the end. */
 export function chargeRequest(state: State, request: Request, tokens: number): void {
   request.chargedTokens += tokens;
-  charge(tenantOf(state, request.tenantId), tokens);
+  charge(tenantOf(state, request.tenantId), tokens, request.share);
 }
 
 /** A waiting request is gone. What was to make room for it need not any more. */

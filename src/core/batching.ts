@@ -80,7 +80,6 @@ function makePlace(state: State, model: Model, waiting: Request): void {
   if (model.spec.isElsewhere === true) return;
   const own = mustGet(state.tenants, waiting.tenantId).counter;
   const places = placesOf(state, model);
-  const hasNone = !places.has(waiting.tenantId);
   let chosen: { readonly request: Request; readonly key: number; readonly lost: number; readonly rule: string } | null =
     null;
   for (const id of model.active) {
@@ -92,17 +91,15 @@ function makePlace(state: State, model: Model, waiting: Request): void {
     const isBatch = request.priority === 'batch';
     // Nobody is sent away twice without having got anything, and nobody to compute everything again.
     const mayPause = model.spec.keepsKv && request.fruitless === 0;
-    const isOverserved = mayPause && hasBegun(request) && isAhead(counter, own);
-    const hasSeveral = mayPause && hasNone && counter >= own && (places.get(request.tenantId) ?? 0) > 1;
+    const hasBegun = request.firstTokenAt !== null || request.outputTokens > 0;
+    const isOverserved = mayPause && hasBegun && isAhead(counter, own);
+    const hasSeveral =
+      mayPause && !places.has(waiting.tenantId) && counter >= own && (places.get(request.tenantId) ?? 0) > 1;
     if (!isBatch && !isOverserved && !hasSeveral) continue;
+    const rule = isBatch ? 'interactive-first' : isOverserved ? 'least-served-first' : 'a-place-each';
     const [key, lost] = [isBatch ? Infinity : counter, preemptionMicros(model, request)];
     if (chosen === null || key > chosen.key || (key === chosen.key && lost < chosen.lost))
-      chosen = {
-        request,
-        key,
-        lost,
-        rule: isBatch ? 'interactive-first' : isOverserved ? 'least-served-first' : 'a-place-each',
-      };
+      chosen = { request, key, lost, rule };
   }
   if (chosen === null) return;
   const { request, rule, lost } = chosen;
@@ -110,9 +107,6 @@ function makePlace(state: State, model: Model, waiting: Request): void {
   const because = { rule, for: waiting.id, againMicros: lost };
   act(state, { type: 'preemptRequest', modelId: model.id, requestId: request.id }, because);
 }
-
-/** Its client has a token: of a step that runs only this is known at once. */
-const hasBegun = ({ firstTokenAt, outputTokens }: Request): boolean => firstTokenAt !== null || outputTokens > 0;
 
 /** How many of the model's places each tenant has. */
 function placesOf(state: State, model: Model): ReadonlyMap<TenantId, number> {

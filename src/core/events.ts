@@ -90,6 +90,8 @@ export type CoreEvent =
       readonly ttftGoalMicros: Micros | null;
       readonly interTokenGoalMicros: Micros | null;
       readonly keepAliveMicros: Micros | null;
+      /** Which of the tenant's own users it is for; absent: it does not say. */
+      readonly share?: string;
     }
   /** The client left. */
   | { readonly type: 'requestCancelled'; readonly requestId: RequestId }

@@ -82,6 +82,38 @@ describe('virtual token counter', () => {
     expect(tenantOf(story.state, ann).counter).toBe(700_000);
   });
 
+  it('serves the least served user of a tenant first, and by arrival who says nothing', () => {
+    const story = new Story({ models: { a: { parallel: 1 } } });
+    const ask = (id: string, share?: string): void =>
+      void story.ask(id, 'a', { tenant: 'ann', promptTokens: 100, ...(share !== undefined && { share }) });
+    for (const id of ['x1', 'x2', 'x3']) ask(id, 'x');
+    story.loaded('a');
+    ask('y1', 'y');
+    ask('batch', 'z');
+    const order: string[] = [];
+    for (let running = 'x1'; running !== ''; ) {
+      story.finished(running, { promptTokens: 100, outputTokens: 0 });
+      running = story.all('startRequest')[0]?.requestId ?? '';
+      order.push(running);
+    }
+    // y and z were lifted to what x had been charged when they came: x1.
+    expect(order).toEqual(['x2', 'y1', 'batch', 'x3', '']);
+    expect(tenantOf(story.state, ann).shares.size).toBe(0);
+  });
+
+  it('keeps users of one tenant apart from its counter', () => {
+    const state = createState();
+    const [a, b] = [tenantOf(state, ann), tenantOf(state, bob)];
+    for (const name of ['x', 'y']) enter(state, a, name);
+    enter(state, b);
+    charge(a, 100, 'x');
+    expect([a.counter, b.counter, a.shares.get('x')?.counter, a.shares.get('y')?.counter]).toEqual([1e5, 0, 1e5, 0]);
+    leave(state, a, 'y');
+    charge(a, 100, 'x');
+    enter(state, a, 'y');
+    expect(a.shares.get('y')?.counter).toBe(2e5);
+  });
+
   it('charges the prompt when it is taken, so that a burst is not all taken at the old counter', () => {
     const story = new Story({ models: { a: { parallel: 2 } } });
     for (const id of ['ann1', 'ann2']) story.ask(id, 'a', { tenant: 'ann', promptTokens: 100 });

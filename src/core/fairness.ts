@@ -16,33 +16,52 @@ const WORTH_OVER_MICROS = 20 * SECOND;
 export function tenantOf(state: State, id: TenantId): Tenant {
   let tenant = state.tenants.get(id);
   if (tenant === undefined) {
-    tenant = { id, weight: 1, counter: 0, requests: 0 };
+    tenant = { id, weight: 1, counter: 0, requests: 0, shares: new Map() };
     state.tenants.set(id, tenant);
   }
   return tenant;
 }
 
-/** A request of the tenant came in: lift the counter of one that had none. */
-export function enter(state: State, tenant: Tenant): void {
+/** So many users of one tenant are told apart at a time; of more, those without a request are forgotten. */
+const MOST_SHARES = 1_000;
+
+/** The least counter of those that have requests; null: none has. */
+function leastBusy(all: Iterable<Pick<Tenant, 'counter' | 'requests'>>): number | null {
+  let least: number | null = null;
+  for (const { counter, requests } of all) if (requests > 0) least = Math.min(least ?? counter, counter);
+  return least;
+}
+
+/** A request of the tenant came in: lift the counter of one that had none, and likewise of its user's share in it. */
+export function enter(state: State, tenant: Tenant, name = ''): void {
   if (tenant.requests === 0) {
-    let least: number | null = null;
-    for (const { counter } of state.busyTenants) least = Math.min(least ?? counter, counter);
-    tenant.counter = Math.max(tenant.counter, least ?? state.lastCounter);
+    tenant.counter = Math.max(tenant.counter, leastBusy(state.busyTenants) ?? state.lastCounter);
     state.busyTenants.add(tenant);
   }
   tenant.requests++;
+  const { shares } = tenant;
+  const share = shares.get(name) ?? { counter: 0, requests: 0 };
+  if (share.requests === 0) share.counter = Math.max(share.counter, leastBusy(shares.values()) ?? 0);
+  if (shares.size >= MOST_SHARES) for (const [id, { requests }] of shares) if (requests === 0) shares.delete(id);
+  share.requests++;
+  shares.set(name, share);
 }
 
-export function leave(state: State, tenant: Tenant): void {
+export function leave(state: State, tenant: Tenant, name = ''): void {
   tenant.requests--;
+  const share = tenant.shares.get(name);
+  if (share !== undefined) share.requests--;
   if (tenant.requests > 0) return;
+  tenant.shares.clear();
   state.lastCounter = tenant.counter;
   state.busyTenants.delete(tenant);
 }
 
 /** Service received (or, negative, given back when an estimate was too high). */
-export function charge(tenant: Tenant, tokens: number): void {
+export function charge(tenant: Tenant, tokens: number, name?: string): void {
   tenant.counter += Math.round((tokens * SCALE) / tenant.weight);
+  const share = name === undefined ? undefined : tenant.shares.get(name);
+  if (share !== undefined) share.counter += Math.round(tokens * SCALE);
 }
 
 /** So many weighted tokens may one be ahead of another before the other goes first, whatever is due: less would be noise of single requests. */
@@ -63,8 +82,7 @@ export function learnWorth({ worth }: State, tokens: number, laneMicros: Micros)
   worth.tokens += tokens;
   worth.laneMicros += laneMicros;
   if (worth.laneMicros < WORTH_OVER_MICROS) return;
-  worth.tokens = Math.ceil(worth.tokens / 2);
-  worth.laneMicros = Math.ceil(worth.laneMicros / 2);
+  [worth.tokens, worth.laneMicros] = [Math.ceil(worth.tokens / 2), Math.ceil(worth.laneMicros / 2)];
 }
 
 /** A lane's time that a tenant's requests cost besides their tokens (a model that was switched in for them): as the tokens that the device makes in it. */

@@ -77,7 +77,7 @@ export function noteWanted(state: State, model: Model): void {
   if (!isBehind || model.failure !== null) state.residencyDirty = true;
 }
 
-/** Who of this kind is started next: interactive before batch, then the tenant that was served least, then the order of arrival. */
+/** Who of this kind is started next: interactive before batch, then the tenant that was served least, in it its least served user, then by arrival. */
 export function nextWaiting(state: State, model: Model, kind: Request['kind']): Request | null {
   const heads = [...model.queues.values()].flatMap((line) => firstOf(state, line, kind) ?? []);
   const interactive = heads.filter(({ priority }) => priority === 'interactive');
@@ -90,11 +90,17 @@ export function nextWaiting(state: State, model: Model, kind: Request['kind']): 
 }
 
 function firstOf(state: State, line: readonly RequestId[], kind: Request['kind']): Request | null {
+  let [first, least]: [Request | null, number] = [null, Infinity];
   for (const id of line) {
     const request = mustGet(state.requests, id);
-    if (request.kind === kind) return request;
+    if (request.kind !== kind) continue;
+    const { shares } = tenantOf(state, request.tenantId);
+    if (shares.size < 2) return request;
+    if (first !== null && request.priority !== first.priority) break;
+    const counter = shares.get(request.share)?.counter ?? 0;
+    if (counter < least) [first, least] = [request, counter];
   }
-  return null;
+  return first;
 }
 
 /** How many embeddings wait, and since when the first of them does. */

@@ -120,12 +120,10 @@ interface Candidate extends Keyed {
 /** Later than any due time. */
 const AFTER_ALL_MICROS = 1e14;
 
-/** Would a load that begins now take a lane on which somebody computes? */
-const takesLane = (state: State): boolean => state.busy.size > Math.max(1, state.device.lanes - state.loading.size - 1);
-
-/** What the least served tenant has received of those who compute interactively; Infinity: nobody does. */
+/** What the least served tenant has received of those who compute on a lane that a load would take; Infinity: none is taken. */
 function leastComputing(state: State): number {
   let least = Infinity;
+  if (state.busy.size <= Math.max(1, state.device.lanes - state.loading.size - 1)) return least;
   for (const { active } of state.busy) least = Math.min(least, leastInteractive(state, active));
   return least;
 }
@@ -137,7 +135,7 @@ function leastComputing(state: State): number {
 function inOrderOfUrgency(state: State): Iterable<Candidate> {
   const candidates: Candidate[] = [];
   const counterOf = ({ queues }: Model): number => leastCounter(state, queues.keys());
-  const computing = takesLane(state) ? leastComputing(state) : Infinity;
+  const computing = leastComputing(state);
   let least = Infinity;
   for (const model of state.wanted) if (model.waiting > 0) least = Math.min(least, counterOf(model));
   for (const model of state.wanted) {

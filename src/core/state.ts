@@ -91,6 +91,8 @@ export interface Request {
   outputTokens: number;
   /** How often in a row it was taken off the device without having got a token there. */
   fruitless: number;
+  /** Which of the tenant's own users it is for; '': it does not say. */
+  readonly share: string;
   /** Charged to its tenant so far; settled when it finishes. */
   chargedTokens: number;
 }
@@ -102,6 +104,8 @@ export interface Tenant {
   counter: number;
   /** Requests in the node. */
   requests: number;
+  /** Its own users, by whatever it calls them, while it has requests: they share what it gets, and nobody else's. */
+  readonly shares: Map<string, { counter: number; requests: number }>;
 }
 
 export interface State {

@@ -22,6 +22,8 @@ export interface Submission {
   readonly keepAliveMicros: Micros | null;
   /** What the client calls the conversation (`prompt_cache_key`, `x-conversation-id`, `x-session-id`); null: nothing. A hint only. */
   readonly conversation: string | null;
+  /** Which of the tenant's own users it is for, as an opaque name; absent: it does not say. */
+  readonly share?: string;
 }
 
 /** Where a request's time went. `x-berth-*` and the `berth` field of a response come from it. */

@@ -172,6 +172,7 @@ export class BerthNode implements NodeApi {
       ttftGoalMicros: submission.ttftGoalMicros,
       interTokenGoalMicros: submission.interTokenGoalMicros,
       keepAliveMicros: submission.keepAliveMicros,
+      ...(submission.share !== undefined && { share: submission.share }),
     });
     if (device.state.models.get(live.modelId)?.phase === 'loading') live.loadingSince ??= live.arrivedAt;
     const refused = early.find((event) => event.type === 'failed');

@@ -70,7 +70,9 @@ describe('chat', () => {
     const seen = chunks.map(({ usage }) => [usage?.prompt_tokens, usage?.completion_tokens]);
     expect(seen.every(([prompt]) => prompt === 7)).toBe(true);
     expect(seen.at(0)?.[1]).toBeGreaterThan(0);
-    expect(seen.map(([, output]) => output)).toEqual(seen.map(([, output]) => output).toSorted());
+    expect(seen.map(([, output]) => output)).toEqual(
+      seen.map(([, output]) => output).toSorted((a, b) => Number(a) - Number(b)),
+    );
     expect(chunks.at(-1)?.usage).toMatchObject({ total_tokens: 10, prompt_tokens_details: { cached_tokens: 3 } });
   });
 

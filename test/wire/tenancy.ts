@@ -44,7 +44,13 @@ export async function openTenants(node: NodeApi, declared: Partial<Declared> = {
   onTestFinished(() => store.close());
   const directory = new TenantDirectory(store, { ...NOTHING_DECLARED, ...declared });
   const rows: UsageRow[] = [];
-  const gate = new Gate(node, { policy: (model) => directory.policy(model), record: (row) => rows.push(row) });
+  const gate = new Gate(node, {
+    policy: (model) => directory.policy(model),
+    record: (row, then) => {
+      rows.push(row);
+      then();
+    },
+  });
   const auth = (credential: string | null) => directory.authenticate(credential);
   const listening = await open(node, {
     gateway: { auth, gate },

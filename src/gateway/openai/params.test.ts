@@ -161,6 +161,12 @@ describe('how the node treats it', () => {
     for (const bad of ['0', '-1', 'fast', '1e3', ''])
       expect(() => chat({}, { 'x-slo-ttft-ms': bad })).toThrow('x-slo-ttft-ms');
   });
+  test('the tenant’s own user is a digest; a name that is none is refused', () => {
+    const named = (name: string) => chat({}, { 'x-llm-d-inference-fairness-id': name })[0]?.share;
+    expect(named('alice')).toMatch(/^[\w-]{12}$/);
+    expect([named('alice') === named('bob'), named('')]).toEqual([false, undefined]);
+    expect(() => named('x'.repeat(257))).toThrow('x-llm-d-inference-fairness-id');
+  });
 });
 
 test('a completion’s prompts: text, texts, tokens, lists of tokens', () => {

@@ -1,4 +1,5 @@
 /** From a checked body to what the node takes. Nothing here looks at the clock or the node. */
+import { hash } from 'node:crypto';
 import type { Micros, TenantId } from '../../core/ids.ts';
 import { requestId } from '../../core/ids.ts';
 import { BerthError } from '../../errors.ts';
@@ -51,6 +52,22 @@ function conversationOf(headers: Headers): string | null {
   return typeof name === 'string' && name !== '' && name.length <= 512 ? name : null;
 }
 
+const FAIRNESS_ID = 'x-llm-d-inference-fairness-id';
+const MOST_NAME_CHARACTERS = 256;
+
+/** Whose request it is inside its tenant. Only a digest goes on: what clients call their users is nobody's business. */
+function shareOf(headers: Headers): { share?: string } {
+  const name = headers[FAIRNESS_ID];
+  if (name === undefined || name === '') return {};
+  if (typeof name === 'string' && name.length <= MOST_NAME_CHARACTERS)
+    return { share: hash('sha256', name, 'base64url').slice(0, 12) };
+  throw new BerthError(
+    'invalid_request',
+    `The header \`${FAIRNESS_ID}\` must be one name of at most ${MOST_NAME_CHARACTERS} characters.`,
+    { param: FAIRNESS_ID },
+  );
+}
+
 function priorityOf(body: AnyBody): Submission['priority'] {
   if (body.priority === 'batch' || body.priority === 'interactive') return body.priority;
   if (typeof body.priority === 'number') return body.priority > 0 ? 'batch' : 'interactive';
@@ -68,6 +85,7 @@ function service(body: AnyBody, caller: Caller): Omit<Submission, 'request'> {
     interTokenGoalMicros: goalMicros(caller.headers, 'x-slo-tpot-ms'),
     keepAliveMicros: body.keep_alive === undefined ? null : keepAliveMicros(body.keep_alive),
     conversation: ('prompt_cache_key' in body ? body.prompt_cache_key : undefined) ?? conversationOf(caller.headers),
+    ...shareOf(caller.headers),
   };
 }
 

@@ -61,7 +61,10 @@ function world(options: Partial<GateOptions> = {}) {
     },
   } as unknown as NodeApi;
   const gate = new Gate(node, {
-    record: (row, then) => void (rows.push(row), then()),
+    record: (row, then) => {
+      rows.push(row);
+      then();
+    },
     now: () => time.now,
     ...options,
   });
