@@ -18,7 +18,7 @@ interface Publication {
 }
 
 const PUBLISHED: readonly Publication[] = [
-  { name: 'headline', first: 'at 90 % of capacity: TTFT p99, better peer' },
+  { name: 'headline', first: '90 % of capacity: good requests, better of the peers' },
   { name: 'overcommit', first: '12 models, memory for 4: requests answered', also: ['TTFT p50', 'TTFT p95'] },
   { name: 'hot-models', first: '4 busy models: in all, better of the two' },
   { name: 'concurrency', first: 'smollm2, 8 in flight: in all' },
