@@ -54,13 +54,12 @@ const patientUntil = (state: State, waitingSince: Micros, model: Model): Micros 
 const PUT_OFF_PATIENCES = 5;
 const PUT_OFF_LOOK_MICROS = 50 * MILLI;
 
-/** Have the tenants that wait for it received far more than these others (`least`: the least served of them), who compute now? */
-export function isPutOff(state: State, model: Model, least: number): boolean {
-  if (!isAhead(leastCounter(state, model.queues.keys()), least)) return false;
+/** Have the tenants that wait for it (`counter`: the least served of them) received far more than these others (`least`), who compute now? */
+export function isPutOff(state: State, model: Model, counter: number, least: number): boolean {
   const since = Math.max(model.waitingSince ?? state.now, model.leftAt);
   const until = since + PUT_OFF_PATIENCES * state.residency.patienceMicros;
-  if (state.now >= until) return false;
-  lookAgainAt(state, Math.min(until, state.now + PUT_OFF_LOOK_MICROS));
+  if (state.now >= until || !isAhead(counter, least)) return false;
+  lookAgainAt(state, Math.min(until, state.now + PUT_OFF_LOOK_MICROS + state.wanted.size * MILLI));
   return true;
 }
 
@@ -208,9 +207,10 @@ function depart(state: State, { model, to, bytes, price }: Departure, forModel: 
 function askToDrain(state: State, room: Room, forModel: Model | null, missing: Bytes): boolean {
   const chosen: Model[] = [];
   let bytes = 0;
+  const counter = forModel === null ? 0 : leastCounter(state, forModel.queues.keys());
   for (const model of room.working) {
     if (bytes >= missing) break;
-    if (forModel !== null && isPutOff(state, forModel, leastInteractive(state, model.active))) continue;
+    if (forModel !== null && isPutOff(state, forModel, counter, leastInteractive(state, model.active))) continue;
     const mayLeaveAt = model.residentSince + Math.max(1, state.residency.minimumStayMicros);
     if (state.now < mayLeaveAt) {
       lookAgainAt(state, mayLeaveAt);

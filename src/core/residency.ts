@@ -134,20 +134,20 @@ function leastComputing(state: State): number {
  */
 function inOrderOfUrgency(state: State): Iterable<Candidate> {
   const candidates: Candidate[] = [];
-  const counterOf = ({ queues }: Model): number => leastCounter(state, queues.keys());
+  const wanted = [...state.wanted].map((model) => ({ model, counter: leastCounter(state, model.queues.keys()) }));
   const computing = leastComputing(state);
   let least = Infinity;
-  for (const model of state.wanted) if (model.waiting > 0) least = Math.min(least, counterOf(model));
-  for (const model of state.wanted) {
+  for (const { model, counter } of wanted) if (model.waiting > 0) least = Math.min(least, counter);
+  for (const { model, counter } of wanted) {
     if (model.phase !== 'cold' && model.phase !== 'asleep') continue;
     if (model.failure !== null && state.now < model.failure.retryAt) {
       lookAgainAt(state, model.failure.retryAt);
       continue;
     }
     const tooLarge = whyTooLarge(state, model);
-    if (tooLarge === null && isPutOff(state, model, computing)) continue;
+    if (tooLarge === null && isPutOff(state, model, counter, computing)) continue;
     if (tooLarge === null) {
-      const behind = model.waiting > 0 && isAhead(counterOf(model), least) ? AFTER_ALL_MICROS : 0;
+      const behind = model.waiting > 0 && isAhead(counter, least) ? AFTER_ALL_MICROS : 0;
       candidates.push({ model, key: startBy(state, model) + behind });
     } else {
       refuseAllWaiting(state, model, tooLarge);
