@@ -87,6 +87,18 @@ test('while the store refuses, rows of requests wait, their clients are told, an
   expect(written).toEqual([[3, 4]]);
 });
 
+test('one client that can’t be told keeps nobody from being told', () => {
+  const { made, next } = writer();
+  const told: number[] = [];
+  made.commit(row(1), () => {
+    throw new Error('its socket is odd');
+  });
+  made.commit(row(2), () => told.push(2));
+  next();
+  expect(told).toEqual([2]);
+  expect(next).toThrow('its socket is odd');
+});
+
 test('many rows are written over several turns', () => {
   const { made, written, tick } = writer({ rowsPerFlush: 2 });
   for (let n = 0; n < 5; n++) made.add(row(n));

@@ -1,8 +1,7 @@
 /**
  * Usage rows on their way into the store. Those of requests are written before the client is told the end (`commit`), so what a
  * client knows of is in the ledger, also after a kill -9; all that end in one step of a batch are written together. The device's time
- * waits a moment. While the store
- * refuses, rows wait in a bounded queue; one that finds it full is counted, never silently lost.
+ * waits a moment. While the store refuses, rows wait in a bounded queue; one that finds it full is counted, never silently lost.
  */
 import { asBerthError } from '../errors.ts';
 import type { UsageRow } from './usage.ts';
@@ -88,7 +87,16 @@ export function createUsageWriter(options: UsageWriterOptions): UsageWriter {
     if (!failing) flush();
     const due = told;
     told = [];
-    for (const tell of due) tell();
+    for (const tell of due) {
+      try {
+        tell();
+      } catch (error) {
+        // It is somebody's bug, and must not keep the others from being told.
+        options.soon(() => {
+          throw error;
+        });
+      }
+    }
   };
   return {
     add,

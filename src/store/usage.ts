@@ -122,7 +122,8 @@ export function createUsageStore(database: Database): UsageStore {
       return { last: Number(row?.['last'] ?? 0), from: Number(row?.['summed'] ?? 0) };
     };
     unsummed = 0;
-    if (behind().last <= behind().from) return;
+    const { last: newestId, from: summedId } = behind();
+    if (newestId <= summedId) return;
     database.transaction(() => {
       // Again: another process may have done it meanwhile.
       const { last, from } = behind();

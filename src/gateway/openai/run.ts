@@ -143,7 +143,7 @@ export class Run {
 
   #totals(): Totals {
     const ended = this.#ended.filter((one) => one !== undefined);
-    const firsts = ended.filter((_, index) => index % this.#perPrompt === 0);
+    const firsts = ended.filter((_, choice) => this.paysPrompt(choice));
     const longest = (pick: (timings: RequestTimings) => number): number =>
       Math.max(...ended.map(({ timings }) => pick(timings)));
     return {

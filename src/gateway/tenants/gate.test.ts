@@ -360,4 +360,15 @@ describe('what is under way', () => {
     written[0]?.();
     expect(types()).toEqual(['finished']);
   });
+
+  test('is told to its client though the ledger breaks', () => {
+    const { ask, running } = world({
+      record: () => {
+        throw new Error('the ledger is broken');
+      },
+    });
+    const { types } = ask(caller());
+    expect(() => running[0]?.sink(done(2))).toThrow('the ledger is broken');
+    expect(types()).toEqual(['finished']);
+  });
 });

@@ -280,12 +280,26 @@ export class Ticket {
     if (this.#parts.length === 0) this.abandon(code);
   }
 
-  /** The accounts come before `tell`: what a client was told the end of is in the ledger, whatever becomes of this process. */
+  /**
+   * The accounts come before `tell`: what a client was told the end of is in the ledger, whatever becomes of this process. Should they
+   * fail, the client is told all the same.
+   */
   #endPart(part: Part, tell: () => void = nothing): void {
     part.over = true;
     this.#ended += 1;
-    if (this.#ended >= this.#total) this.#end(tell);
-    else tell();
+    if (this.#ended < this.#total) return tell();
+    let isTold = false;
+    const once = (): void => {
+      if (isTold) return;
+      isTold = true;
+      tell();
+    };
+    try {
+      this.#end(once);
+    } catch (error) {
+      once();
+      throw error;
+    }
   }
 
   #mark(outcome: string): void {
