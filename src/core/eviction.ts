@@ -47,8 +47,8 @@ export function isOutOfPatience(state: State, model: Model): boolean {
   return model.waitingSince !== null && state.now >= patientUntil(state, model.waitingSince, model);
 }
 
-const patientUntil = (state: State, waitingSince: Micros, model: Model): Micros =>
-  Math.max(waitingSince, model.leftAt) + state.residency.patienceMicros;
+const patientUntil = (state: State, waitingSince: Micros, model: Model, patiences = 1): Micros =>
+  Math.max(waitingSince, model.leftAt) + patiences * state.residency.patienceMicros;
 
 /** A model is put off for so many times the patience; then it has its turn whatever its tenants have received. */
 const PUT_OFF_PATIENCES = 5;
@@ -56,8 +56,7 @@ const PUT_OFF_LOOK_MICROS = 50 * MILLI;
 
 /** Have the tenants that wait for it (`counter`: the least served of them) received far more than these others (`least`), who compute now? */
 export function isPutOff(state: State, model: Model, counter: number, least: number): boolean {
-  const since = Math.max(model.waitingSince ?? state.now, model.leftAt);
-  const until = since + PUT_OFF_PATIENCES * state.residency.patienceMicros;
+  const until = patientUntil(state, model.waitingSince ?? state.now, model, PUT_OFF_PATIENCES);
   if (state.now >= until || !isAhead(counter, least)) return false;
   lookAgainAt(state, Math.min(until, state.now + PUT_OFF_LOOK_MICROS + state.wanted.size * MILLI));
   return true;
