@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
+import { TINY_LLAMA } from '../../test/support/checkpoint.ts';
 import { describeEngine } from '../../test/contract/engine-contract.ts';
 import type { ContractWorld } from '../../test/contract/engine-contract.ts';
 import { openStory, request, textOf, tokensOf } from '../../test/contract/stories.ts';
@@ -27,14 +28,7 @@ const MAKERS: Readonly<Record<string, () => Engine>> = {
   trtllm: () => createTrtllmEngine({ env: ENV }),
 };
 
-const CONFIG = {
-  architectures: ['LlamaForCausalLM'],
-  hidden_size: 64,
-  num_hidden_layers: 2,
-  num_attention_heads: 2,
-  num_key_value_heads: 1,
-  max_position_embeddings: 512,
-};
+const CONFIG = { ...TINY_LLAMA, max_position_embeddings: 512 };
 
 /** A model's folder; `standIn`: what is wrong with its server. */
 function makeModel(name: string, standIn: object = {}): string {

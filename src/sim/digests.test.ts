@@ -3,11 +3,10 @@
  * computes otherwise: then write down here why, next to the new one (the test's message shows it).
  */
 import { expect, test } from 'vitest';
-import { CLUSTER } from '../../test/support/cluster.ts';
+import { bursts, CLUSTER, MODELS } from '../../test/support/cluster.ts';
 import type { Column } from './columns.ts';
 import { berthSetting } from './columns.ts';
 import type { FaultSpec } from './faults.ts';
-import { generate, modelName } from './generate.ts';
 import { simulate } from './simulate.ts';
 
 /** Before: as first recorded. */
@@ -29,20 +28,8 @@ const WITH_FAULTS: typeof DIGESTS = [
 ];
 
 function digestOf(column: Column, faults?: FaultSpec): string | null {
-  const models = Array.from({ length: 12 }, (_, index) => modelName(index));
-  const setting = berthSetting(CLUSTER, { column, gpus: 2, sloScale: 1, models, ...(faults && { faults }) });
-  const arrivals = generate({
-    requests: 400,
-    perSecond: 2,
-    pattern: 'gamma',
-    models: 12,
-    tenants: 3,
-    zipf: 0.5,
-    seed: 11,
-    meanPromptTokens: 500,
-    meanOutputTokens: 120,
-  });
-  return simulate(arrivals, { ...setting, wantsDigest: true }).digest;
+  const setting = berthSetting(CLUSTER, { column, gpus: 2, sloScale: 1, models: MODELS, ...(faults && { faults }) });
+  return simulate(bursts(400), { ...setting, wantsDigest: true }).digest;
 }
 
 test.each(DIGESTS)('$column: all decisions are those of before', ({ column, digest }) => {

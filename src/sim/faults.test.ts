@@ -1,35 +1,20 @@
 import { describe, expect, it } from 'vitest';
-import { CLUSTER } from '../../test/support/cluster.ts';
-import type { Arrival } from './arrivals.ts';
+import { bursts, CLUSTER, MODELS } from '../../test/support/cluster.ts';
 import type { Column } from './columns.ts';
 import { berthSetting, COLUMNS } from './columns.ts';
 import type { PolicyName } from './compare.ts';
 import { runPolicy, workload } from './compare.ts';
 import type { FaultSpec } from './faults.ts';
 import { DeviceFaults, Faults } from './faults.ts';
-import { generate, modelName } from './generate.ts';
 import { PEERS } from './peers/all.ts';
 import type { Report } from './report.ts';
 import type { SimResult } from './simulate.ts';
 import { simulate } from './simulate.ts';
 
 const REQUESTS = 600;
-const arrivals = (): Iterable<Arrival> =>
-  generate({
-    requests: REQUESTS,
-    perSecond: 2,
-    pattern: 'gamma',
-    models: 12,
-    tenants: 3,
-    zipf: 0.5,
-    seed: 11,
-    meanPromptTokens: 500,
-    meanOutputTokens: 120,
-  });
-const models = Array.from({ length: 12 }, (_, index) => modelName(index));
 const run = (faults: FaultSpec | null, column: Column = 'honest'): SimResult =>
-  simulate(arrivals(), {
-    ...berthSetting(CLUSTER, { column, gpus: 2, sloScale: 1, models, ...(faults === null ? {} : { faults }) }),
+  simulate(bursts(REQUESTS), {
+    ...berthSetting(CLUSTER, { column, gpus: 2, sloScale: 1, models: MODELS, ...(faults === null ? {} : { faults }) }),
     wantsDigest: true,
   });
 
@@ -80,7 +65,7 @@ describe('faults', () => {
 });
 
 describe.each(['berth', ...PEERS] as const)('%s under faults', (policy: PolicyName) => {
-  const work = workload(arrivals);
+  const work = workload(() => bursts(REQUESTS));
   const under = (faults?: FaultSpec): Report =>
     runPolicy(policy, work, { cluster: CLUSTER, column: 'honest', gpus: 2, sloScale: 1, ...(faults && { faults }) });
 

@@ -7,17 +7,10 @@ import type { Answer } from '../../bench/lib/client.ts';
 import { ask } from '../../bench/lib/client.ts';
 import type { Server } from '../../bench/lib/servers.ts';
 import { startBerth } from '../../bench/lib/servers.ts';
+import { TINY_LLAMA } from '../support/checkpoint.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'berth-adapters-'));
 let node: Server;
-
-const CONFIG = {
-  architectures: ['LlamaForCausalLM'],
-  hidden_size: 64,
-  num_hidden_layers: 2,
-  num_attention_heads: 2,
-  num_key_value_heads: 1,
-};
 
 beforeAll(async () => {
   const put = (name: string, config: string, text: object, weights: string): string => {
@@ -31,7 +24,7 @@ beforeAll(async () => {
     modelsDir: join(folder, 'models'),
     device: { kind: 'cpu', memory: '8GiB', lanes: 1 },
     models: {
-      big: { engine: 'vllm', source: put('big', 'config.json', CONFIG, 'model.safetensors'), context: 512 },
+      big: { engine: 'vllm', source: put('big', 'config.json', TINY_LLAMA, 'model.safetensors'), context: 512 },
       sql: {
         base: 'big',
         adapter: put('sql', 'adapter_config.json', { r: 8, stand_in: 5 }, 'adapter_model.safetensors'),

@@ -1,5 +1,7 @@
 /** A small cluster with round numbers, in the form of cluster.json: three sizes of models on two GPUs. */
+import type { Arrival } from '../../src/sim/arrivals.ts';
 import type { Cluster } from '../../src/sim/costs.ts';
+import { generate, modelName } from '../../src/sim/generate.ts';
 
 const profile = (weightsGb: number, kvBytes: number): Cluster['models'][string] => ({
   weights_gb: weightsGb,
@@ -26,3 +28,19 @@ export const CLUSTER: Cluster = {
   model_name_rule: { modulo: 3, profile_by_remainder: ['small', 'middle', 'large'] },
   models: { small: profile(14, 400_000), middle: profile(18, 800_000), large: profile(26, 800_000) },
 };
+
+export const MODELS = Array.from({ length: 12 }, (_, index) => modelName(index));
+
+/** Bursts for all of the models, of three tenants. */
+export const bursts = (requests: number): Iterable<Arrival> =>
+  generate({
+    requests,
+    perSecond: 2,
+    pattern: 'gamma',
+    models: MODELS.length,
+    tenants: 3,
+    zipf: 0.5,
+    seed: 11,
+    meanPromptTokens: 500,
+    meanOutputTokens: 120,
+  });
