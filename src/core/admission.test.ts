@@ -99,6 +99,30 @@ describe('admission', () => {
     expect(story.one('refuseRequest').because).toMatchObject({ failures: 2, backOffMicros: 500 * MILLI });
   });
 
+  it('forgives one failed load of a model that has been loaded before, not of one that never was', () => {
+    const story = new Story();
+    const failed = (): unknown =>
+      story.tell({ type: 'modelLoadFailed', ...story.under('a'), code: 'model_load_failed', message: 'no memory' });
+    story.ask('r1', 'a');
+    failed();
+    expect(story.one('refuseRequest').requestId).toBe('r1');
+    story.after(250 * MILLI, asked('r2', 'a'));
+    story.loaded('a');
+    story.finished('r2');
+    story.tell({ type: 'stopRequested', modelId: modelId('a'), force: true });
+    story.unloaded('a');
+    story.ask('r3', 'a');
+    failed();
+    expect(story.all('refuseRequest')).toEqual([]);
+    story.ask('r4', 'a');
+    expect(story.all('refuseRequest')).toEqual([]);
+    story.now = story.wakeAt ?? 0;
+    story.after(0);
+    expect(story.one('ensureLoaded').modelId).toBe('a');
+    failed();
+    expect(story.all('refuseRequest').map(({ code }) => code)).toEqual(['model_load_failed', 'model_load_failed']);
+  });
+
   it('forgives three deaths in a row for those who wait, not a fourth', () => {
     const story = new Story({ models: { a: { parallel: 1 } } });
     story.ask('r1', 'a');

@@ -63,8 +63,11 @@ const LEAST_PATIENT_STEP_MICROS = 100 * MILLI;
 /** A second failure in a row waits twice as long as the first before the next try, up to a minute. */
 const FIRST_BACK_OFF_MICROS = 250 * MILLI;
 const LONGEST_BACK_OFF_MICROS = 60 * SECOND;
-/** A process that died while others wait is started again for them; after so many deaths in a row they are told. */
-const DEATHS_FORGIVEN = 3;
+/**
+ * After so many failures in a row those who wait are told; until then the model is tried again for them. A load is forgiven only where
+ * one has succeeded before, as without memory for a moment: what never loaded will not load the next time either.
+ */
+const FORGIVEN: Partial<Record<RefusalCode, number>> = { engine_died: 3, model_load_failed: 1 };
 
 /** The model holds nothing any more, and nothing is under way. One that is pinned comes back. */
 export function becomeCold(state: State, model: Model): void {
@@ -85,7 +88,7 @@ export function becomeCold(state: State, model: Model): void {
 export function afterFailure(state: State, model: Model, code: RefusalCode, message: string): void {
   const count = (model.failure?.count ?? 0) + 1;
   const backOffMicros = Math.min(LONGEST_BACK_OFF_MICROS, FIRST_BACK_OFF_MICROS * 2 ** Math.min(count - 1, 10));
-  const forgiven = code === 'engine_died' && count <= DEATHS_FORGIVEN;
+  const forgiven = count <= (FORGIVEN[code] ?? 0) && (code === 'engine_died' || model.costs.measured);
   model.failure = { code, message, count, retryAt: state.now + backOffMicros, forgiven };
   model.loadAsked = false;
   becomeCold(state, model);

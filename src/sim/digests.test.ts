@@ -13,6 +13,8 @@ import { simulate } from './simulate.ts';
 const SINCE = 'a switch is charged as what the device makes in its time, and loads of those ahead are put off';
 /** Only where several models compute on a GPU, and with several tenants. */
 const SINCE_TURNS = 'in turns, tenants far ahead are not always in a hurry; a place each from the first step on';
+/** Only where loads fail. */
+const SINCE_FORGIVEN = 'a failed load of a model that has been loaded before is forgiven once';
 
 const DIGESTS: readonly { readonly column: Column; readonly digest: string; readonly since: string }[] = [
   { column: 'compat', digest: '92b0c5b84cd9daf3', since: SINCE },
@@ -22,9 +24,9 @@ const DIGESTS: readonly { readonly column: Column; readonly digest: string; read
 
 /** The same with ten times the usual faults. */
 const WITH_FAULTS: typeof DIGESTS = [
-  { column: 'compat', digest: 'aa3d4c652bb4049b', since: 'first recorded' },
-  { column: 'honest', digest: '7019910a481dc470', since: 'first recorded' },
-  { column: 'resident', digest: '5fef7355431decda', since: SINCE_TURNS },
+  { column: 'compat', digest: '2cc769388bb111ee', since: SINCE_FORGIVEN },
+  { column: 'honest', digest: '57921c193397d0de', since: SINCE_FORGIVEN },
+  { column: 'resident', digest: '2d6bd714ae8c56df', since: SINCE_FORGIVEN },
 ];
 
 function digestOf(column: Column, faults?: FaultSpec): string | null {
