@@ -297,9 +297,9 @@ export function buildProgram(io: Io): Command {
     )
     .option('--plot <file>', 'draw the times to the first token as SVG');
   withJson(simulate).action(run(async () => (await import('./commands/simulate.ts')).simulateTrace));
-  add('profile <journal>', 'print what a node’s models cost, from its journal, for berth simulate').action(
-    run(async () => (await import('./commands/profile.ts')).profile),
-  );
+  add('profile <journal>', 'print what a node’s models cost, from its journal, for berth simulate')
+    .option('--device <id>', 'of a node with several devices: which one')
+    .action(run(async () => (await import('./commands/profile.ts')).profile));
   addBench(add, run);
   withFolder(add('doctor', 'check this machine, and say what to do')).action(
     run(async () => (await import('./commands/doctor.ts')).doctor),

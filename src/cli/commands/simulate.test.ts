@@ -122,6 +122,17 @@ test('profile makes of a journal what simulate takes for a cluster', async () =>
   writeFileSync(join(folder, 'journal.jsonl'), `${lines.join('\n')}\n`);
   const { code, out } = await cli(null, ['profile', 'journal.jsonl'], { cwd: folder });
   expect(code).toBe(0);
+  const ofTwo = entries.flatMap((entry) => [
+    { device: 'cpu', now: 0, events: [], actions: [] },
+    { device: 'gpu0', ...entry },
+  ]);
+  const text = [{ journal: 'berth', version: 1 }, ...ofTwo].map((line) => JSON.stringify(line)).join('\n');
+  writeFileSync(join(folder, 'two.jsonl'), text);
+  expect((await cli(null, ['profile', 'two.jsonl', '--device', 'gpu0'], { cwd: folder })).out).toBe(out);
+  expect((await cli(null, ['profile', 'two.jsonl'], { cwd: folder })).err).toMatch('cpu, gpu0: say which');
+  expect((await cli(null, ['profile', 'journal.jsonl', '--device', 'gpu1'], { cwd: folder })).err).toMatch(
+    'there is no device gpu1',
+  );
   // The simulated device's own: a step of 10.1 ms for one sequence, a load of 14 GB or 18 GB at 16 GB/s.
   const [small, middle] = (JSON.parse(out) as Profile).models;
   expect(small?.costs.moves.loadMicros).toBe(875_000);
