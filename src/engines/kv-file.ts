@@ -22,7 +22,10 @@ export interface KvHead {
   /** Which library wrote it: states are not read across releases. */
   readonly engine: string;
   readonly tokens: number;
+  /** With the branch's. */
   readonly stateBytes: Bytes;
+  /** The last part of the state: what a sliding window saw at an earlier point, of so many tokens. Left out: there is none. */
+  readonly branch?: { readonly tokens: number; readonly bytes: Bytes };
   readonly stateCrc: number;
   readonly label: Readonly<Record<string, unknown>>;
 }
@@ -40,16 +43,17 @@ export const kvFileBytes = (tokens: number, stateBytes: Bytes): Bytes =>
   stateBytes + 4 * tokens + KV_FILE_OVERHEAD_BYTES;
 
 /**
- * Writes it whole or not at all, readable by its owner only. `state` is read while this call lasts. Returns the file's bytes. Throws
- * what the file system says; then nothing is left of it.
+ * Writes it whole or not at all, readable by its owner only. `state`, in its parts, is read while this call lasts. Returns the file's
+ * bytes. Throws what the file system says; then nothing is left of it.
  */
 export function writeKvFile(
   path: string,
   head: Omit<KvHead, 'tokens' | 'stateBytes' | 'stateCrc'>,
   tokens: Int32Array,
-  state: Uint8Array,
+  ...state: readonly Uint8Array[]
 ): Bytes {
-  const full: KvHead = { ...head, tokens: tokens.length, stateBytes: state.byteLength, stateCrc: crc32(state) };
+  const stateBytes = state.reduce((sum, { byteLength }) => sum + byteLength, 0);
+  const full: KvHead = { ...head, tokens: tokens.length, stateBytes, stateCrc: crcOf(state) };
   const headBytes = Buffer.from(JSON.stringify(full));
   const tokenBytes = Buffer.from(tokens.buffer, tokens.byteOffset, tokens.byteLength);
   const frame = Buffer.alloc(FRAME_BYTES);
@@ -59,7 +63,7 @@ export function writeKvFile(
   const partial = `${path}.part`;
   const file = openSync(partial, 'w', 0o600);
   try {
-    for (const part of [frame, headBytes, tokenBytes, state]) writeAll(file, part);
+    for (const part of [frame, headBytes, tokenBytes, ...state]) writeAll(file, part);
     closeSync(file);
     renameSync(partial, path);
   } catch (error) {
@@ -71,8 +75,10 @@ export function writeKvFile(
     rmSync(partial, { force: true });
     throw error;
   }
-  return FRAME_BYTES + headBytes.length + tokenBytes.length + state.byteLength;
+  return FRAME_BYTES + headBytes.length + tokenBytes.length + stateBytes;
 }
+
+const crcOf = (parts: readonly Uint8Array[]): number => parts.reduce((crc, part) => crc32(part, crc), 0);
 
 function writeAll(file: number, bytes: Uint8Array): void {
   for (let at = 0; at < bytes.byteLength; ) at += writeSync(file, bytes, at, bytes.byteLength - at);
@@ -107,10 +113,17 @@ export function readKvHead(path: string): OpenKvFile | null {
   });
 }
 
-/** Fills `state` (of `head.stateBytes`) from the file; false where it is cut off or has changed. */
-export function readKvState(path: string, { head, stateOffset }: OpenKvFile, state: Uint8Array): boolean {
-  const read = withFile(path, (file) => readAll(file, state, stateOffset));
-  return read === true && crc32(state) === head.stateCrc;
+/** Fills the parts of the state (of `head.stateBytes` in all) from the file; false where it is cut off or has changed. */
+export function readKvState(path: string, { head, stateOffset }: OpenKvFile, ...state: readonly Uint8Array[]): boolean {
+  let offset = stateOffset;
+  const read = withFile(path, (file) =>
+    state.every((part) => {
+      const isRead = readAll(file, part, offset);
+      offset += part.byteLength;
+      return isRead;
+    }),
+  );
+  return read === true && crcOf(state) === head.stateCrc;
 }
 
 function withFile<T>(path: string, use: (file: number) => T): T | null {
@@ -132,6 +145,13 @@ function withFile<T>(path: string, use: (file: number) => T): T | null {
 const isCount = (value: unknown, limit = Number.MAX_SAFE_INTEGER): value is number =>
   typeof value === 'number' && Number.isInteger(value) && value >= 0 && value <= limit;
 
+function isBranch({ branch, tokens, stateBytes }: Partial<Record<keyof KvHead, unknown>>): boolean {
+  if (branch === undefined) return true;
+  if (typeof branch !== 'object' || branch === null) return false;
+  const { tokens: at, bytes } = branch as Partial<Record<'tokens' | 'bytes', unknown>>;
+  return isCount(at, tokens as number) && isCount(bytes, stateBytes as number);
+}
+
 function parseHead(bytes: Buffer): KvHead | null {
   let parsed: unknown;
   try {
@@ -146,6 +166,7 @@ function parseHead(bytes: Buffer): KvHead | null {
     isCount(head.tokens, TOKENS_LIMIT) &&
     isCount(head.stateBytes) &&
     isCount(head.stateCrc) &&
+    isBranch(head) &&
     typeof head.label === 'object' &&
     head.label !== null;
   return isWhole ? (parsed as KvHead) : null;

@@ -175,6 +175,11 @@ const SIGNATURES = {
   llama_state_seq_get_size: 'size_t llama_state_seq_get_size(void *ctx, int32_t seq)',
   llama_state_seq_get_data: 'size_t llama_state_seq_get_data(void *ctx, void *dst, size_t size, int32_t seq)',
   llama_state_seq_set_data: 'size_t llama_state_seq_set_data(void *ctx, void *src, size_t size, int32_t seq)',
+  llama_state_seq_get_size_ext: 'size_t llama_state_seq_get_size_ext(void *ctx, int32_t seq, uint32_t flags)',
+  llama_state_seq_get_data_ext:
+    'size_t llama_state_seq_get_data_ext(void *ctx, void *dst, size_t size, int32_t seq, uint32_t flags)',
+  llama_state_seq_set_data_ext:
+    'size_t llama_state_seq_set_data_ext(void *ctx, void *src, size_t size, int32_t seq, uint32_t flags)',
   llama_memory_seq_rm: 'bool llama_memory_seq_rm(void *mem, int32_t seq, int32_t p0, int32_t p1)',
   llama_sampler_chain_init: 'void *llama_sampler_chain_init(llama_sampler_chain_params params)',
   llama_sampler_chain_add: 'void llama_sampler_chain_add(void *chain, void *sampler)',

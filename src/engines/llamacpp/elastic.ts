@@ -7,6 +7,8 @@ import { BerthError } from '../../errors.ts';
 import type { Pointer } from './binding.ts';
 import { checkCacheFits, makeContext, type Model } from './model.ts';
 import { LogitRows } from './sampling.ts';
+import type { CacheCalls } from './sequences.ts';
+import { WindowHold } from './window.ts';
 
 /** Enough for a few short chats. */
 const START_CELLS = 1024;
@@ -38,6 +40,7 @@ export function grownCells(now: number, wanted: number, full: number): number {
 export class ElasticContext {
   readonly #model: Model;
   readonly #shape: ContextShape;
+  readonly #hold: WindowHold;
   #made: Made | null = null;
   #cells: number;
   /** Once the machine had no room for more, it isn't asked again. */
@@ -49,6 +52,10 @@ export class ElasticContext {
     checkCacheFits(model, shape.cells);
     this.#model = model;
     this.#shape = shape;
+    this.#hold = new WindowHold(shape.seats, model.windowTokens, {
+      share: (from, to, start, end) => this.#share(from, to, start, end),
+      remove: (sequence, start, end) => this.#remove(sequence, start, end),
+    });
     this.#cells = model.elasticCache ? Math.min(START_CELLS, shape.cells) : shape.cells;
   }
 
@@ -105,8 +112,8 @@ export class ElasticContext {
       n_ctx: this.#cells,
       n_batch: stepTokens,
       n_ubatch: stepTokens,
-      n_seq_max: seats,
-      n_outputs_max: seats,
+      n_seq_max: this.#hold.sequences,
+      n_outputs_max: this.#hold.sequences,
       n_threads: this.#lanes,
       n_threads_batch: this.#lanes,
       kv_unified: true,
@@ -117,12 +124,28 @@ export class ElasticContext {
 
   /** Frees the seat's cells behind the first `cells`. */
   truncate(seat: number, cells: number): void {
+    this.#remove(seat, cells, -1);
+    this.#hold.cut(seat, cells);
+  }
+
+  /** The seat has so many cells now, after a step. */
+  computed(seat: number, cells: number): void {
+    this.#hold.grown(seat, cells);
+  }
+
+  /** `end` -1: all that follow. */
+  #remove(sequence: number, start: number, end: number): void {
     const memory = this.#made?.memory ?? null;
-    if (memory !== null) this.#model.llama.llama_memory_seq_rm(memory, seat, cells === 0 ? -1 : cells, -1);
+    if (memory !== null) this.#model.llama.llama_memory_seq_rm(memory, sequence, start === 0 ? -1 : start, end);
   }
 
   /** The cells of `from` at these positions belong to `to`, too. Nothing is copied: the cache is unified. */
   share(from: number, to: number, start: number, end: number): void {
+    this.#share(from, to, start, end);
+    this.#hold.grown(to, end);
+  }
+
+  #share(from: number, to: number, start: number, end: number): void {
     const memory = this.#made?.memory ?? null;
     if (memory !== null) this.#model.llama.llama_memory_seq_cp(memory, from, to, start, end);
   }
@@ -130,12 +153,38 @@ export class ElasticContext {
   /** Are there cells for the positions from 0 to `tokens` - 1, or for those that a sliding window still sees? */
   spans(seat: number, tokens: number): boolean {
     const { memory } = this;
+    return (
+      memory !== null &&
+      this.reaches(seat, tokens) &&
+      this.#model.llama.llama_memory_seq_pos_max(memory, seat) === tokens - 1
+    );
+  }
+
+  /**
+   * Are the cells there that the token behind the seat's first `cells` sees? Of a sequence llama.cpp has no gaps between the first
+   * position and the last one (`apply_ubatch` purges what is before a cell that was given away).
+   */
+  reaches(seat: number, cells: number): boolean {
+    const { llama, windowTokens } = this.#model;
+    const { memory } = this;
     if (memory === null) return false;
-    const { llama } = this.#model;
-    const [first, last] = [llama.llama_memory_seq_pos_min(memory, seat), llama.llama_memory_seq_pos_max(memory, seat)];
-    const { windowTokens } = this.#model;
-    const hidden = windowTokens === 0 ? 0 : Math.max(0, tokens - windowTokens + 1);
-    return first <= hidden && first >= 0 && last === tokens - 1;
+    const first = llama.llama_memory_seq_pos_min(memory, seat);
+    return first >= 0 && first <= (windowTokens === 0 ? 0 : Math.max(0, cells - windowTokens + 1));
+  }
+
+  /**
+   * What `use` makes of a sequence that is the seat's first `cells` and is gone afterwards; null where there is no room for one. Its
+   * window ends there, so its state (`state_write`) holds what the seat's leaves out.
+   */
+  withBranch<T>(seat: number, cells: number, use: (sequence: number) => T): T | null {
+    const { scratch } = this.#hold;
+    if (scratch === null || !this.reaches(seat, cells)) return null;
+    this.#share(seat, scratch, 0, cells);
+    try {
+      return use(scratch);
+    } finally {
+      this.#remove(scratch, 0, -1);
+    }
   }
 
   setLanes(lanes: number): void {
@@ -158,7 +207,9 @@ export class ElasticContext {
     try {
       this.#free();
       this.#remake(before);
-      return usedCells === 0 || (saved !== null && this.#restore(this.pointer, saved));
+      const isKept = usedCells === 0 || (saved !== null && this.#restore(this.pointer, saved));
+      if (!isKept) this.#hold.lost();
+      return isKept;
     } finally {
       if (saved !== null) this.#model.llama.release(saved.memory);
       this.#model.llama.trim();
@@ -208,3 +259,11 @@ export class ElasticContext {
     this.#free();
   }
 }
+
+/** What a table of sequences has done to the context. */
+export const callsOf = (context: ElasticContext): Pick<CacheCalls, 'truncate' | 'share' | 'reaches' | 'computed'> => ({
+  truncate: (seat, cells) => context.truncate(seat, cells),
+  share: (from, to, start, end) => context.share(from, to, start, end),
+  reaches: (seat, cells) => context.reaches(seat, cells),
+  computed: (seat, cells) => context.computed(seat, cells),
+});

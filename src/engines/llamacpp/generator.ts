@@ -4,12 +4,12 @@ import { BerthError } from '../../errors.ts';
 import type { KvEvent, KvGrant, ModelLaunch, RequestUsage } from '../engine.ts';
 import type { GenerateJob } from './commands.ts';
 import { failedEvent, nowMicros } from './common.ts';
-import { ElasticContext } from './elastic.ts';
+import { callsOf, ElasticContext } from './elastic.ts';
 import { KvKeeper } from './keeper.ts';
 import type { Emit, Generation, StepOutcome } from './generation.ts';
 import { type Model, pieceOf } from './model.ts';
 import { REPEAT_WINDOW, SamplerFactory } from './sampling.ts';
-import { commonPrefix } from './prefixes.ts';
+import { commonPrefix, usableTokens } from './prefixes.ts';
 import { cellRowNanos } from './rent.ts';
 import { isDecoding, tokenAt, totalTokens } from './sequence.ts';
 import { seatsFor } from './seats.ts';
@@ -55,12 +55,10 @@ export class Generator {
       seats,
       stepTokens,
       shares: model.sharesPrefixes,
-      windowTokens: model.windowTokens,
       cellRowNanos: cellRowNanos(model),
     };
     this.#table = new SequenceTable(limits, {
-      truncate: (seat, kept) => this.#context.truncate(seat, kept),
-      share: (from, to, start, end) => this.#context.share(from, to, start, end),
+      ...callsOf(this.#context),
       leaves: (idle, isNeeded) => this.#keeper.leaves(idle, isNeeded),
       continued: (idle) => this.#keeper.continued(idle),
       restore: (sequence, seat) => this.#restore(sequence as Generation, seat),
@@ -204,9 +202,10 @@ export class Generator {
     generation.state = this.#keeper.look(file);
     generation.restored = generation.state === null ? 'refused' : 'not-needed';
     if (generation.state === null) return;
-    const { tokens } = generation.state.open;
+    const { tokens, head } = generation.state.open;
     const common = commonPrefix(generation, tokens, totalTokens(generation) - 1);
-    generation.saved = { tokens: tokens.length, common };
+    const usable = usableTokens(common, tokens.length, this.#model.windowTokens, head.branch?.tokens ?? null);
+    generation.saved = { tokens: tokens.length, common: usable };
   }
 
   /** `keep`: what was computed stays, idle. */

@@ -6,16 +6,21 @@ import type { Bytes, KvEntryId, TenantId } from '../../core/ids.ts';
 import type { KvEvent, KvFile, KvGrant } from '../engine.ts';
 import type { OpenKvFile } from '../kv-file.ts';
 import { KV_FILE_OVERHEAD_BYTES, kvFileBytes, readKvHead, readKvState, writeKvFile } from '../kv-file.ts';
+import type { Pointer } from './binding.ts';
 import { viewAt } from './binding.ts';
 import { nowMicros } from './common.ts';
 import type { ElasticContext } from './elastic.ts';
 import type { Model } from './model.ts';
 import type { Idle } from './prefixes.ts';
+import { isSavedWhole } from './prefixes.ts';
 
 export interface SavedState {
   readonly path: string;
   readonly open: OpenKvFile;
 }
+
+/** llama.h's LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY: of a model with a sliding window, the layers that it slides over. */
+const WINDOW_ONLY = 1;
 
 export class KvKeeper {
   readonly #model: Model;
@@ -43,26 +48,59 @@ export class KvKeeper {
 
   /** Reads the state into an empty seat and keeps its first `cells`. False, and the seat empty, if anything is not as it should be. */
   restore(seat: number, { path, open }: SavedState, cells: number): boolean {
+    const { llama, windowTokens } = this.#model;
+    const { stateBytes, branch } = open.head;
+    const branchBytes = branch?.bytes ?? 0;
+    const bytes = stateBytes - branchBytes;
+    return (
+      this.#withMemory([bytes, branchBytes], ([memory, branchMemory]) => {
+        const { pointer } = this.#context;
+        const isRead =
+          readKvState(path, open, viewOf(memory, bytes), viewOf(branchMemory, branchBytes)) &&
+          llama.llama_state_seq_set_data(pointer, memory, bytes, seat) === bytes &&
+          this.#context.spans(seat, open.tokens.length);
+        this.#context.truncate(seat, isRead ? cells : 0);
+        if (!isRead || isSavedWhole(cells, open.tokens.length, windowTokens)) return isRead;
+        const isBranch =
+          llama.llama_state_seq_set_data_ext(pointer, branchMemory, branchBytes, seat, WINDOW_ONLY) === branchBytes &&
+          this.#context.spans(seat, cells);
+        if (!isBranch) this.#context.truncate(seat, 0);
+        return isBranch;
+      }) ?? false
+    );
+  }
+
+  /** Memory of these sizes while `use` lasts; null where there is none. */
+  #withMemory<T>(sizes: readonly [Bytes, Bytes], use: (memory: readonly [Pointer, Pointer]) => T): T | null {
     const { llama } = this.#model;
-    const { stateBytes } = open.head;
-    const memory = llama.allocate(stateBytes);
-    if (memory === null) return false;
+    const [first = null, second = null] = sizes.map((bytes) => llama.allocate(Math.max(bytes, 1)));
     try {
-      const isWhole =
-        readKvState(path, open, new Uint8Array(viewAt(memory, stateBytes))) &&
-        llama.llama_state_seq_set_data(this.#context.pointer, memory, stateBytes, seat) === stateBytes &&
-        this.#context.spans(seat, open.tokens.length);
-      this.#context.truncate(seat, isWhole ? cells : 0);
-      return isWhole;
+      return first === null || second === null ? null : use([first, second]);
     } finally {
-      llama.release(memory);
+      for (const memory of [first, second]) if (memory !== null) llama.release(memory);
     }
   }
 
   /** The request has ended, and its KV stays for now. */
-  kept({ entryId, tokens, seat }: Idle): void {
+  kept(idle: Idle): void {
+    const { entryId, tokens, seat } = idle;
     this.#idle.add(entryId);
-    this.#tell({ type: 'kept', entryId, tokens: tokens.length, bytes: kvFileBytes(tokens.length, this.#sizeOf(seat)) });
+    const { llama } = this.#model;
+    // A window is as large at one point as at another.
+    const branchBytes =
+      this.#branchOf(idle) === null ? 0 : llama.llama_state_seq_get_size_ext(this.#context.pointer, seat, WINDOW_ONLY);
+    const bytes = kvFileBytes(tokens.length, this.#sizeOf(seat) + branchBytes);
+    this.#tell({ type: 'kept', entryId, tokens: tokens.length, bytes });
+  }
+
+  /**
+   * Where a saved sequence may be gone on from besides its end, though a window slides: before the last token of what it was asked,
+   * for whoever asks the same again, or whose next turn puts the answer in other tokens. null: at any point, or nowhere else.
+   */
+  #branchOf({ tokens, promptTokens }: Idle): number | null {
+    const at = promptTokens - 1;
+    const isOfUse = !isSavedWhole(at, tokens.length, this.#model.windowTokens) && at > 0 && at < tokens.length;
+    return isOfUse ? at : null;
   }
 
   /** Too little to be kept. */
@@ -104,24 +142,46 @@ export class KvKeeper {
   }
 
   /** Bytes of the file; null if it could not be written, or would be larger than it may be. */
-  #save({ entryId, tenantId, tokens, seat }: Idle, grant: KvGrant): Bytes | null {
+  #save(idle: Idle, grant: KvGrant): Bytes | null {
+    const at = this.#branchOf(idle);
+    const { pointer } = this.#context;
+    const { llama } = this.#model;
+    const saved =
+      at === null
+        ? null
+        : this.#context.withBranch(idle.seat, at, (sequence) => {
+            const bytes = llama.llama_state_seq_get_size_ext(pointer, sequence, WINDOW_ONLY);
+            return this.#write(idle, grant, bytes, (memory) => {
+              const written = llama.llama_state_seq_get_data_ext(pointer, memory, bytes, sequence, WINDOW_ONLY);
+              return { tokens: at, bytes: written };
+            });
+          });
+    return saved ?? this.#write(idle, grant, 0, () => null);
+  }
+
+  #write(
+    { entryId, tenantId, tokens, seat }: Idle,
+    grant: KvGrant,
+    branchSize: Bytes,
+    branchInto: (memory: Pointer) => { readonly tokens: number; readonly bytes: Bytes } | null,
+  ): Bytes | null {
     const { llama } = this.#model;
     const size = this.#sizeOf(seat);
-    if (!isFitting(grant, tenantId, kvFileBytes(tokens.length, size) - KV_FILE_OVERHEAD_BYTES)) return null;
-    const memory = llama.allocate(size);
-    if (memory === null) return null;
-    try {
+    const fileBytes = kvFileBytes(tokens.length, size + branchSize) - KV_FILE_OVERHEAD_BYTES;
+    if (!isFitting(grant, tenantId, fileBytes)) return null;
+    return this.#withMemory([size, branchSize], ([memory, branchMemory]) => {
       const bytes = llama.llama_state_seq_get_data(this.#context.pointer, memory, size, seat);
-      if (bytes === 0 || bytes > size) return null;
+      const branch = branchInto(branchMemory);
+      if (bytes === 0 || bytes > size || branch?.bytes === 0) return null;
       const { fingerprint, label } = grant;
-      const head = { entryId, tenantId, fingerprint, engine: llama.version, label };
-      return writeKvFile(grant.path, head, tokens, new Uint8Array(viewAt(memory, bytes)));
-    } catch {
-      // The disk is full, or the folder is gone: it is computed again, then.
-      return null;
-    } finally {
-      llama.release(memory);
-    }
+      const head = { entryId, tenantId, fingerprint, engine: llama.version, label, ...(branch !== null && { branch }) };
+      try {
+        return writeKvFile(grant.path, head, tokens, viewOf(memory, bytes), viewOf(branchMemory, branch?.bytes ?? 0));
+      } catch {
+        // The disk is full, or the folder is gone: it is computed again, then.
+        return null;
+      }
+    });
   }
 
   #forget(entryId: KvEntryId, why: Extract<KvEvent, { type: 'dropped' }>['why']): void {
@@ -130,6 +190,8 @@ export class KvKeeper {
     this.#tell({ type: 'dropped', entryId, why });
   }
 }
+
+const viewOf = (memory: Pointer, bytes: Bytes): Uint8Array => new Uint8Array(viewAt(memory, bytes));
 
 const isFitting = (grant: KvGrant, tenantId: TenantId, bytes: Bytes): boolean =>
   grant.tenantId === tenantId && bytes <= grant.bytes;

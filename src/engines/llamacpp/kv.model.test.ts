@@ -181,8 +181,24 @@ describe.each([
     expect([...tokens, ...(resumed as Answer).tokenIds]).toEqual((whole as Answer).tokenIds);
   });
 
-  // Gemma's sliding window is 512 tokens: what lies behind it is in no file.
-  it('of a long text comes back whole, or not at all', async () => {
+  it('of a long text is gone on from far before its end while it is on the device', async () => {
+    const long = `${story}${story}`;
+    const tenant = { tenantId: tenantId('branches') };
+    expect(usageOf(await ask(long, plan(`${name}-trunk`), tenant)).promptTokens).toBeGreaterThan(512);
+    await heard(runner, 'kept', `${name}-trunk`);
+    // Others use the cells that are free, and would use those that a window has left.
+    await ask(`Elsewhere. ${story}`, undefined, { tenantId: tenantId('passer-by') });
+    const half = `${story}But then`;
+    for (const text of [long, half]) {
+      const branch = await ask(text, undefined, tenant);
+      expect(usageOf(branch).promptTokens - usageOf(branch).cachedTokens).toBeLessThan(10);
+      expectSame(branch, await ask(text, undefined, { tenantId: tenantId(`cold-${text.length}`) }));
+    }
+    runner.tell({ type: 'dropKv', entryId: kvEntryId(`${name}-trunk`) });
+  });
+
+  // Gemma's sliding window is 512 tokens: what lies behind it at the end is in no file, what lay behind it at the prompt's end is.
+  it('of a long text comes back at its end and at its prompt’s, with a window nowhere else', async () => {
     const long = `${story}${story}`;
     const one = await ask(long, plan(`${name}-long`));
     expect(usageOf(one).promptTokens).toBeGreaterThan(512);
@@ -197,8 +213,14 @@ describe.each([
     expect(acceptedOf(warm)).toMatchObject({ restored: 'yes' });
     runner.tell({ type: 'dropKv', entryId: kvEntryId(`${name}-long-2`) });
     expectSame(warm, await ask(further, undefined, { tenantId: tenantId('long') }));
-    const branch = await ask(`${long} But another end`, plan(`${name}-long-3`, file(`${name}-long`)));
-    expect(acceptedOf(branch)).toMatchObject({ restored: name === 'Gemma' ? 'not-needed' : 'yes' });
+    const other = `${long} But another end`;
+    const branch = await ask(other, plan(`${name}-long-3`, file(`${name}-long`)));
+    expect(acceptedOf(branch)).toMatchObject({ restored: 'yes' });
+    expect(usageOf(branch).promptTokens - usageOf(branch).cachedTokens).toBeLessThan(10);
+    expectSame(branch, await ask(other, undefined, { tenantId: tenantId('other-end') }));
+    runner.tell({ type: 'dropKv', entryId: kvEntryId(`${name}-long-3`) });
+    const early = await ask(`${story}In the end`, plan(`${name}-long-4`, file(`${name}-long`)));
+    expect(acceptedOf(early)).toMatchObject({ restored: name === 'Gemma' ? 'not-needed' : 'yes' });
   });
 
   it('leaves nothing behind that is not whole', () => {

@@ -1,12 +1,13 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { kvEntryId, tenantId } from '../../core/ids.ts';
+import { usableTokens } from './prefixes.ts';
 import type { Sequence } from './sequence.ts';
 import { tokenAt } from './sequence.ts';
 import { StoryCache, withPrompt } from './sequence-stories.ts';
 import { SequenceTable } from './sequences.ts';
 
-const LIMITS = { parallel: 4, seats: 8, stepTokens: 512, shares: true, windowTokens: 0, cellRowNanos: 0 };
+const LIMITS = { parallel: 4, seats: 8, stepTokens: 512, shares: true, cellRowNanos: 0 };
 const count = (from: number, length: number): number[] => Array.from({ length }, (_, index) => from + index);
 
 function story(
@@ -15,8 +16,8 @@ function story(
   saved: ConstructorParameters<typeof StoryCache>[1] = () => null,
   windowTokens = 0,
 ) {
-  const cache = new StoryCache(cells, saved);
-  const table = new SequenceTable({ ...LIMITS, seats, cells, windowTokens }, cache);
+  const cache = new StoryCache(cells, saved, windowTokens);
+  const table = new SequenceTable({ ...LIMITS, seats, cells }, cache);
   const step = (prefillTokens = 512): void => {
     table.admit();
     for (const item of table.plan(prefillTokens)) {
@@ -163,32 +164,32 @@ describe('a saved state', () => {
 });
 
 describe('behind a sliding window', () => {
-  const windowed = (saved: ConstructorParameters<typeof StoryCache>[1] = () => null) => story(4096, 8, saved, 64);
+  const windowed = () => story(4096, 8, () => null, 64);
 
-  it('only the whole of a longer sequence is gone on from; a shorter one is as any other', () => {
+  it('a sequence is gone on from where the window before that point is still there', () => {
     const { cache, table, step, turn } = windowed();
     turn(0, count(0, 100), 'long');
-    turn(1, count(1_000, 60), 'short');
-    const before = cache.computedTokens;
-    table.add(withPrompt(2, [...count(0, 100), ...count(900, 5)]));
-    step();
-    expect(cache.computedTokens - before).toBe(5);
-    table.add(withPrompt(3, [...count(0, 90), ...count(900, 5)]));
-    step();
-    expect(cache.computedTokens - before).toBe(5 + 1 + 95);
-    table.add(withPrompt(4, [...count(1_000, 40), ...count(900, 5)]));
-    step();
-    expect(cache.computedTokens - before).toBe(5 + 1 + 95 + 2 + 5);
+    const { seat } = table.idle[0] as { seat: number };
+    const branch = (order: number, at: number): number => {
+      const before = cache.computedTokens;
+      const one = withPrompt(order, [...count(0, at), ...count(900 + 10 * order, 5)]);
+      table.add(one);
+      step();
+      table.remove(one);
+      return cache.computedTokens - before;
+    };
+    expect(branch(1, 50)).toBe(5);
+    // Given away: what the last of 90 tokens can't see.
+    cache.first.set(seat, 90 - 64 + 1);
+    expect([branch(2, 90), branch(3, 89)]).toEqual([5, 94]);
+    expect(branch(4, 100)).toBe(5);
   });
 
-  it('a saved state is read only by who has all of it', () => {
-    const { cache, table, step } = windowed(() => count(0, 150));
-    table.add(withPrompt(0, [...count(0, 120), 900], { saved: { tokens: 150, common: 120 } }));
-    step();
-    expect(cache.computedTokens).toBe(121);
-    table.add(withPrompt(1, [...count(0, 150), 900], { saved: { tokens: 150, common: 150 } }));
-    step();
-    expect(cache.computedTokens).toBe(121 + 1 + 1);
+  it('a saved state is gone on from at its end, or at its branch', () => {
+    expect(usableTokens(150, 150, 64, null)).toBe(150);
+    expect(usableTokens(149, 150, 64, null)).toBe(0);
+    expect([usableTokens(149, 150, 64, 120), usableTokens(119, 150, 64, 120)]).toEqual([120, 0]);
+    expect([usableTokens(40, 60, 64, null), usableTokens(120, 150, 0, null)]).toEqual([40, 120]);
   });
 
   it('those who read the same prompt together still read it once', () => {

@@ -14,6 +14,8 @@ export interface Idle {
   readonly tenantId: TenantId;
   /** All of them are in the cache. */
   readonly tokens: Int32Array;
+  /** The first of them: what it was asked. */
+  readonly promptTokens: number;
   readonly seat: number;
   /** What its stay has cost those that compute, since it was last of use; nanoseconds of one lane. */
   rentNanos: number;
@@ -26,12 +28,20 @@ export type Source =
   | { readonly type: 'live'; readonly holder: Sequence; readonly common: number; readonly now: number };
 
 /**
- * Can the first `common` of `held` tokens be gone on from? Layers with a sliding window need the cells of the last tokens before
- * that point. llama.cpp lets others have a sequence's cells that its window has left behind (`find_slot`), and leaves them out of a
- * saved one (`state_write`), so beyond the window only the whole is sure to be there.
+ * Can the first `common` of `held` saved tokens be gone on from? Layers with a sliding window need the cells of the last tokens before
+ * that point, and llama.cpp leaves what a sequence's window has left behind out of its saved state (`state_write`).
  */
-export const isWhole = (common: number, held: number, windowTokens: number): boolean =>
+export const isSavedWhole = (common: number, held: number, windowTokens: number): boolean =>
   windowTokens === 0 || held <= windowTokens || common === held;
+
+/** How many of a saved sequence's first tokens spare computing them. `branch`: besides from its end, it can be gone on from there. */
+export function usableTokens(common: number, held: number, windowTokens: number, branch: number | null): number {
+  if (isSavedWhole(common, held, windowTokens)) return common;
+  return branch !== null && branch <= common ? branch : 0;
+}
+
+/** Are the cells of the seat there that whoever goes on behind its first `cells` looks back at? Not all are where a window slides. */
+export type Reaches = (seat: number, cells: number) => boolean;
 
 /** How many of the first tokens are equal, at most `limit`. */
 export function commonPrefix(sequence: Sequence, tokens: Int32Array, limit = tokens.length): number {
@@ -53,15 +63,14 @@ export function findSource(
   next: Sequence,
   seated: readonly Sequence[],
   idle: readonly Idle[],
-  windowTokens: number,
+  reaches: Reaches,
 ): Source | null {
   const limit = totalTokens(next) - 1;
   let best: Source | null = null;
   for (const holder of idle) {
     if (holder.tenantId !== next.tenantId) continue;
     const common = commonPrefix(next, holder.tokens, limit);
-    if (!isWhole(common, holder.tokens.length, windowTokens)) continue;
-    if (common >= Math.max(LEAST_SHARED_TOKENS, (best?.common ?? 0) + 1))
+    if (common >= Math.max(LEAST_SHARED_TOKENS, (best?.common ?? 0) + 1) && reaches(holder.seat, common))
       best = { type: 'idle', holder, common, now: common };
   }
   for (const holder of seated) {
@@ -69,9 +78,9 @@ export function findSource(
     const all = commonWith(next, holder, limit);
     // What is not computed yet is worth waiting for only where it comes soon: while the holder reads its prompt.
     const common = isDecoding(holder) ? Math.min(all, holder.cells) : all;
-    if (!isWhole(Math.min(common, holder.cells), holder.cells, windowTokens)) continue;
-    if (common >= Math.max(LEAST_SHARED_TOKENS, (best?.common ?? 0) + 1))
-      best = { type: 'live', holder, common, now: Math.min(common, holder.cells) };
+    const now = Math.min(common, holder.cells);
+    if (common >= Math.max(LEAST_SHARED_TOKENS, (best?.common ?? 0) + 1) && reaches(holder.seat as number, now))
+      best = { type: 'live', holder, common, now };
   }
   return best;
 }

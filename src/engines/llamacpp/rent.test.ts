@@ -14,7 +14,7 @@ describe('an idle sequence', () => {
   /** A table with so many idle ones; `mayLeave` says which of them may be saved. */
   const idleTable = (count: number, mayLeave: (idle: Idle) => boolean = () => true) => {
     const left: KvEntryId[] = [];
-    const limits = { cells: 4096, parallel: 8, seats: 8, stepTokens: 512, shares: true, windowTokens: 0 };
+    const limits = { cells: 4096, parallel: 8, seats: 8, stepTokens: 512, shares: true };
     const table = new SequenceTable(
       { ...limits, cellRowNanos: CELL_ROW_NANOS },
       {

@@ -23,6 +23,8 @@ export function withPrompt(order: number, tokens: readonly number[], more: Parti
 export const noCalls: CacheCalls = {
   truncate() {},
   share() {},
+  reaches: () => true,
+  computed() {},
   leaves: (_, isNeeded) => isNeeded,
   continued() {},
   restore: () => false,
@@ -34,13 +36,21 @@ export class StoryCache implements CacheCalls {
   readonly seats = new Map<number, number[]>();
   readonly left: KvEntryId[] = [];
   readonly taken: KvEntryId[] = [];
+  /** Where a window slides: the first position of a seat that is still there. */
+  readonly first = new Map<number, number>();
   /** Tokens that were computed, as opposed to shared or read. */
   computedTokens = 0;
   readonly #cells: number;
+  readonly #windowTokens: number;
   readonly #savedTokens: (sequence: Sequence) => readonly number[] | null;
 
-  constructor(cells: number, savedTokens: (sequence: Sequence) => readonly number[] | null = () => null) {
+  constructor(
+    cells: number,
+    savedTokens: (sequence: Sequence) => readonly number[] | null = () => null,
+    windowTokens = 0,
+  ) {
     this.#cells = cells;
+    this.#windowTokens = windowTokens;
     this.#savedTokens = savedTokens;
   }
 
@@ -55,6 +65,12 @@ export class StoryCache implements CacheCalls {
     if (shared.length !== end - start) throw new Error(`seat ${from} has no cells from ${start} to ${end}`);
     this.seats.set(to, [...own, ...shared]);
   }
+
+  reaches(seat: number, cells: number): boolean {
+    return (this.first.get(seat) ?? 0) <= Math.max(0, cells - this.#windowTokens + 1);
+  }
+
+  computed(): void {}
 
   /** Nobody has leave to save anything: one leaves only when it must. */
   leaves({ entryId }: Idle, isNeeded: boolean): boolean {

@@ -60,7 +60,7 @@ describe('sharesByTenant', () => {
 describe('SequenceTable', () => {
   const make = (cells: number, seats: number, stepTokens = 64): { table: SequenceTable; released: number[] } => {
     const released: number[] = [];
-    const limits = { cells, parallel: seats, seats, stepTokens, shares: true, windowTokens: 0, cellRowNanos: 0 };
+    const limits = { cells, parallel: seats, seats, stepTokens, shares: true, cellRowNanos: 0 };
     const truncate = (seat: number, kept: number): void => void (kept === 0 && released.push(seat));
     return { table: new SequenceTable(limits, { ...noCalls, truncate, grow: () => cells }), released };
   };
@@ -115,7 +115,7 @@ describe('SequenceTable', () => {
     const asked: number[] = [];
     let cells = 100;
     const table = new SequenceTable(
-      { cells, parallel: 4, seats: 4, stepTokens: 64, shares: true, windowTokens: 0, cellRowNanos: 0 },
+      { cells, parallel: 4, seats: 4, stepTokens: 64, shares: true, cellRowNanos: 0 },
       {
         ...noCalls,
         grow: (wanted) => {

@@ -5,8 +5,8 @@
  */
 import type { KvEntryId } from '../../core/ids.ts';
 import { CellBook } from './cells.ts';
-import type { Idle, Source } from './prefixes.ts';
-import { findSource, isContinued, isWhole } from './prefixes.ts';
+import type { Idle, Reaches, Source } from './prefixes.ts';
+import { findSource, isContinued } from './prefixes.ts';
 import type { Sequence } from './sequence.ts';
 import { moveNanos } from './rent.ts';
 import { isDecoding, sharesByTenant, tokenAt, tokensLeft, totalTokens } from './sequence.ts';
@@ -24,6 +24,9 @@ export interface CacheCalls {
   truncate(seat: number, cells: number): void;
   /** The cells of `from` between the two positions are those of `to`, too. */
   share(from: number, to: number, start: number, end: number): void;
+  reaches(seat: number, cells: number): boolean;
+  /** The seat has so many cells now. */
+  computed(seat: number, cells: number): void;
   /** Saves it, for its place is needed: the last chance. If it merely costs more than it should, false where it can't be saved. */
   leaves(idle: Idle, isNeeded: boolean): boolean;
   /** A new sequence goes on from this one, in its place, or has all of it. */
@@ -53,8 +56,6 @@ export interface TableLimits {
   readonly stepTokens: number;
   /** Whether what was computed of one sequence is of use to another that begins alike. */
   readonly shares: boolean;
-  /** Tokens that layers with a sliding window look back; 0: there are none. See `isWhole`. */
-  readonly windowTokens: number;
   /** What an idle cell costs each row of a step, in nanoseconds of one lane. */
   readonly cellRowNanos: number;
 }
@@ -67,6 +68,7 @@ const LEAST_RESTORED_TOKENS = 32;
 export class SequenceTable {
   readonly #limits: TableLimits;
   readonly #calls: CacheCalls;
+  readonly #reaches: Reaches = (seat, cells) => this.#calls.reaches(seat, cells);
   readonly #book = new CellBook();
   readonly #freeSeats: number[];
   #cells: number;
@@ -123,7 +125,7 @@ export class SequenceTable {
       return null;
     }
     const tokens = Int32Array.from({ length: cells }, (_, index) => tokenAt(sequence, index));
-    const idle: Idle = { entryId, tenantId, tokens, seat, rentNanos: 0 };
+    const idle: Idle = { entryId, tenantId, tokens, promptTokens: sequence.prompt.length, seat, rentNanos: 0 };
     this.#unseat(sequence);
     for (const other of this.#idle.filter((one) => isBeginningOf(one, idle))) {
       this.#calls.continued(other);
@@ -174,10 +176,7 @@ export class SequenceTable {
   #seat(next: Sequence): boolean {
     let source = this.#sourceOf(next);
     const saved = next.saved ?? null;
-    const isSavedBetter =
-      saved !== null &&
-      isWhole(saved.common, saved.tokens, this.#limits.windowTokens) &&
-      saved.common >= (source?.common ?? 0) + LEAST_RESTORED_TOKENS;
+    const isSavedBetter = saved !== null && saved.common >= (source?.common ?? 0) + LEAST_RESTORED_TOKENS;
     if (isSavedBetter) source = null;
     const growth = this.#seated.reduce((sum, one) => sum + tokensLeft(one) + GROWTH_CELLS, 0);
     // A saved state is read whole, before what is not wanted of it is cut off.
@@ -208,14 +207,13 @@ export class SequenceTable {
   /** The longest idle one that nobody here goes on from leaves, if it can be saved: the newcomer then lies in its cells. */
   #makeWay(source: Source | null): void {
     const isOfUse = (idle: Idle): boolean =>
-      source?.holder === idle ||
-      this.#waiting.some((one) => findSource(one, [], [idle], this.#limits.windowTokens) !== null);
+      source?.holder === idle || this.#waiting.some((one) => findSource(one, [], [idle], this.#reaches) !== null);
     const idle = this.#idle.find((one) => !isOfUse(one) && this.#calls.leaves(one, false));
     if (idle !== undefined) this.#release(idle);
   }
 
   #sourceOf(next: Sequence): Source | null {
-    return this.#limits.shares ? findSource(next, this.#seated, this.#idle, this.#limits.windowTokens) : null;
+    return this.#limits.shares ? findSource(next, this.#seated, this.#idle, this.#reaches) : null;
   }
 
   #restored(next: Sequence, seat: number, saved: { readonly tokens: number; readonly common: number }): boolean {
@@ -253,7 +251,7 @@ export class SequenceTable {
   }
 
   #share(from: number, next: Sequence, end: number): void {
-    if (next.seat === null || end <= next.cells) return;
+    if (next.seat === null || end <= next.cells || !this.#calls.reaches(from, end)) return;
     this.#calls.share(from, next.seat, next.cells, end);
     this.#book.share(from, next.seat, end);
     next.reused += end - next.cells;
@@ -297,6 +295,7 @@ export class SequenceTable {
     if (sequence.seat === null) return;
     this.#book.append(sequence.seat, count);
     sequence.cells += count;
+    this.#calls.computed(sequence.seat, sequence.cells);
   }
 
   /** Takes over what others have computed meanwhile of a common beginning. */
