@@ -11,6 +11,8 @@ export default defineConfig({
           include: ['src/**/*.test.ts', 'test/**/*.test.ts', 'bench/**/*.test.ts'],
           exclude: ['**/*.model.test.ts', '**/*.gpu.test.ts', '**/node_modules/**'],
           testTimeout: 20_000,
+          // Vitest would leave a core free, and most tests wait for processes of theirs.
+          maxWorkers: 2,
         },
       },
       {

@@ -44,7 +44,7 @@ type Tier = 'device' | 'host' | 'disk';
 const TIERS: readonly { readonly tier: Tier; readonly where: string; readonly kv: object }[] = [
   // No room for a text: else A’s would make way for B’s.
   { tier: 'device', where: 'on the device', kv: { hostMemory: '1MiB', disk: 0 } },
-  { tier: 'host', where: 'in host memory', kv: { hostMemory: '1GiB', disk: 0 } },
+  { tier: 'host', where: 'in host memory', kv: { hostMemory: '2GiB', disk: 0 } },
   { tier: 'disk', where: 'on disk', kv: { hostMemory: 0, disk: '2GiB' } },
 ];
 
