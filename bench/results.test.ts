@@ -70,7 +70,7 @@ test('kept and missed bars stand side by side, rows without a bar are left out, 
 test('results of another machine or commit are told apart', () => {
   const other = { ...coldstart, name: 'core', commit: 'def5678', builds: { node: 'v24.0.0' } };
   expect(resultsBlock([coldstart, other])).toContain(
-    'Measured on `coldstart` on 2 × Some CPU, 24 GiB, linux-x64, at commit abc1234; `core` on',
+    'Measured on 2 × Some CPU, 24 GiB, linux-x64: `coldstart` (abc1234), `core` (def5678).',
   );
 });
 

@@ -44,7 +44,7 @@ const PUBLISHED: readonly Publication[] = [
   },
   { name: 'isolation', first: '' },
   { name: 'ledger', first: 'runners killed: device time in the books, of wall time × lanes' },
-  { name: 'survive', first: '' },
+  { name: 'survive', first: 'Gemma, 100 kills: tokens lost', also: ['time until the stream goes on p50'] },
   { name: 'mixed', first: '' },
   { name: 'cross-check', first: '1 in flight: TTFT mean, peer aiperf' },
   { name: 'simulate-aegaeon', first: '80-0.1, targets × 1: requests all in time (bound: 5 GPUs)' },
@@ -168,19 +168,22 @@ const cellsOf = (cells: readonly string[]): string =>
 const amount = (value: number | null, unit: string): string =>
   `${value === null ? '–' : shortNumber(value)} ${value === null ? '' : unit}`.trim();
 
-/** Where the numbers come from: machine, commit, peer. One sentence if all agree. */
+/** Where the numbers come from: machines, commits, peers. */
 function origin(results: readonly Published[]): string {
-  const groups = new Map<string, string[]>();
-  for (const { name, machine, commit } of results) {
-    const where = `${machine}, at commit ${commit}`;
-    groups.set(where, [...(groups.get(where) ?? []), `\`${name}\``]);
-  }
-  const where = [...groups].map(([place, names]) => (groups.size === 1 ? place : `${names.join(', ')} on ${place}`));
+  const machines = Map.groupBy(results, ({ machine }) => machine);
+  const where = [...machines].map(([machine, there]) => {
+    const commits = Map.groupBy(there, ({ commit }) => commit);
+    if (machines.size === 1 && commits.size === 1) return `${machine}, at commit ${there[0]?.commit}`;
+    const names = [...commits].map(
+      ([commit, ones]) => `${ones.map(({ name }) => `\`${name}\``).join(', ')} (${commit})`,
+    );
+    return `${machine}: ${names.join(', ')}`;
+  });
   const peers = [
     ...new Set(results.flatMap(({ builds }) => (typeof builds['peer'] === 'string' ? [builds['peer']] : []))),
   ];
   const peer = peers.length === 0 ? '' : ` The peer is ${peers.join(' and ')}, measured in the same run.`;
-  return `Measured on ${where.join('; ')}.${peer}`;
+  return `Measured on ${where.join('; on ')}.${peer}`;
 }
 
 /** The page with its block replaced. Throws if the markers are not there. */

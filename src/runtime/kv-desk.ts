@@ -4,6 +4,7 @@ import type { KvEntryId, Micros, ModelId, TenantId } from '../core/ids.ts';
 import type { EngineEvent, EngineModel, KvEvent, KvPlan } from '../engines/engine.ts';
 import type { KvCacheOptions } from '../kv/cache.ts';
 import { createKvCache } from '../kv/cache.ts';
+import { SizeGuess } from '../kv/size-guess.ts';
 import type { KvView } from './api.ts';
 import type { Clock } from './clock.ts';
 import type { Hosted } from './hosted.ts';
@@ -70,8 +71,7 @@ export function openKvDesk(tiers: KvTiers | null, options: KvDeskOptions): KvDes
   });
   /** Tokens of entries that lie on the device, for the costs of moving them. */
   const idleTokens = new Map<ModelId, Map<KvEntryId, number>>();
-  /** Bytes of one token's KV, by model, as the last file of some length had them. */
-  const bytesPerToken = new Map<ModelId, number>();
+  const guesses = new Map<ModelId, SizeGuess>();
 
   return {
     arrived(live, hosted) {
@@ -89,10 +89,9 @@ export function openKvDesk(tiers: KvTiers | null, options: KvDeskOptions): KvDes
     },
     planOf: (live) => cache.planOf(live.id) ?? undefined,
     preempting(live, hosted) {
-      const each = bytesPerToken.get(live.modelId);
       const tokens = live.promptTokens + live.tokenIds.length;
-      if (each === undefined || !live.accepted) return;
-      const bytes = Math.ceil((tokens + PREEMPTED_TOKENS) * each);
+      const bytes = guesses.get(live.modelId)?.most(tokens + PREEMPTED_TOKENS) ?? null;
+      if (bytes === null || !live.accepted) return;
       const grant = cache.preempting(live.id, tokens, bytes);
       if (grant !== null) hosted.model.grantKv?.(grant);
     },
@@ -107,7 +106,9 @@ export function openKvDesk(tiers: KvTiers | null, options: KvDeskOptions): KvDes
       if (event.type === 'kept') {
         const own = idleTokens.get(modelId) ?? new Map<KvEntryId, number>();
         idleTokens.set(modelId, own.set(event.entryId, event.tokens));
-        bytesPerToken.set(modelId, event.bytes / event.tokens);
+        const guess = guesses.get(modelId) ?? new SizeGuess();
+        guesses.set(modelId, guess);
+        guess.seen(event.tokens, event.bytes);
       } else {
         const tokens = idleTokens.get(modelId)?.get(event.entryId);
         idleTokens.get(modelId)?.delete(event.entryId);

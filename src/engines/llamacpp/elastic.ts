@@ -52,7 +52,7 @@ export class ElasticContext {
     checkCacheFits(model, shape.cells);
     this.#model = model;
     this.#shape = shape;
-    this.#hold = new WindowHold(shape.seats, model.windowTokens, {
+    this.#hold = new WindowHold(shape.seats, model.sharesPrefixes ? model.windowTokens : 0, {
       share: (from, to, start, end) => this.#share(from, to, start, end),
       remove: (sequence, start, end) => this.#remove(sequence, start, end),
     });
@@ -166,19 +166,30 @@ export class ElasticContext {
    */
   reaches(seat: number, cells: number): boolean {
     const { llama, windowTokens } = this.#model;
+    if (cells === 0) return true;
     const { memory } = this;
     if (memory === null) return false;
     const first = llama.llama_memory_seq_pos_min(memory, seat);
     return first >= 0 && first <= (windowTokens === 0 ? 0 : Math.max(0, cells - windowTokens + 1));
   }
 
+  /** Is all there that `withBranch` needs? */
+  canBranch(seat: number, cells: number): boolean {
+    return this.#hold.scratch !== null && this.reaches(seat, cells);
+  }
+
+  /** Nothing will be computed any more: what is freed now is not held for others. */
+  letGo(): void {
+    this.#hold.lost();
+  }
+
   /**
-   * What `use` makes of a sequence that is the seat's first `cells` and is gone afterwards; null where there is no room for one. Its
+   * What `use` makes of a sequence that is the seat's first `cells` and is gone afterwards; null where `canBranch` says no. Its
    * window ends there, so its state (`state_write`) holds what the seat's leaves out.
    */
   withBranch<T>(seat: number, cells: number, use: (sequence: number) => T): T | null {
     const { scratch } = this.#hold;
-    if (scratch === null || !this.reaches(seat, cells)) return null;
+    if (scratch === null || !this.canBranch(seat, cells)) return null;
     this.#share(seat, scratch, 0, cells);
     try {
       return use(scratch);

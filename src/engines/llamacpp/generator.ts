@@ -393,6 +393,7 @@ export class Generator {
   dispose(): void {
     for (const { requestId } of this.#byId.values())
       this.#fail(requestId, new BerthError('model_stopped', 'The model was put to sleep while the request ran.'));
+    this.#context.letGo();
     this.#table.clearOut();
     this.#context.dispose();
   }

@@ -2,7 +2,7 @@
  * Idle KV between the context and files: saves a sequence when it has leave to, reads one back when it is proven. What is not
  * proven (owner, model, release, tokens, checksum, size, positions) is not used: then the prompt is computed.
  */
-import type { Bytes, KvEntryId, TenantId } from '../../core/ids.ts';
+import type { Bytes, KvEntryId } from '../../core/ids.ts';
 import type { KvEvent, KvFile, KvGrant } from '../engine.ts';
 import type { OpenKvFile } from '../kv-file.ts';
 import { KV_FILE_OVERHEAD_BYTES, kvFileBytes, readKvHead, readKvState, writeKvFile } from '../kv-file.ts';
@@ -60,6 +60,7 @@ export class KvKeeper {
           llama.llama_state_seq_set_data(pointer, memory, bytes, seat) === bytes &&
           this.#context.spans(seat, open.tokens.length);
         this.#context.truncate(seat, isRead ? cells : 0);
+        // Nothing of it is asked for that its end's window has not: else the branch's is put in that one's place.
         if (!isRead || isSavedWhole(cells, open.tokens.length, windowTokens)) return isRead;
         const isBranch =
           llama.llama_state_seq_set_data_ext(pointer, branchMemory, branchBytes, seat, WINDOW_ONLY) === branchBytes &&
@@ -85,10 +86,7 @@ export class KvKeeper {
   kept(idle: Idle): void {
     const { entryId, tokens, seat } = idle;
     this.#idle.add(entryId);
-    const { llama } = this.#model;
-    // A window is as large at one point as at another.
-    const branchBytes =
-      this.#branchOf(idle) === null ? 0 : llama.llama_state_seq_get_size_ext(this.#context.pointer, seat, WINDOW_ONLY);
+    const branchBytes = this.#branchOf(idle) === null ? 0 : this.#windowBytes(seat);
     const bytes = kvFileBytes(tokens.length, this.#sizeOf(seat) + branchBytes);
     this.#tell({ type: 'kept', entryId, tokens: tokens.length, bytes });
   }
@@ -97,10 +95,10 @@ export class KvKeeper {
    * Where a saved sequence may be gone on from besides its end, though a window slides: before the last token of what it was asked,
    * for whoever asks the same again, or whose next turn puts the answer in other tokens. null: at any point, or nowhere else.
    */
-  #branchOf({ tokens, promptTokens }: Idle): number | null {
+  #branchOf({ tokens, promptTokens, seat }: Idle): number | null {
     const at = promptTokens - 1;
     const isOfUse = !isSavedWhole(at, tokens.length, this.#model.windowTokens) && at > 0 && at < tokens.length;
-    return isOfUse ? at : null;
+    return isOfUse && this.#context.canBranch(seat, at) ? at : null;
   }
 
   /** Too little to be kept. */
@@ -141,42 +139,43 @@ export class KvKeeper {
     return this.#model.llama.llama_state_seq_get_size(this.#context.pointer, seat);
   }
 
+  /** What the window's layers hold for the tokens that it sees: at an earlier point no more. */
+  #windowBytes(sequence: number): Bytes {
+    return this.#model.llama.llama_state_seq_get_size_ext(this.#context.pointer, sequence, WINDOW_ONLY);
+  }
+
   /** Bytes of the file; null if it could not be written, or would be larger than it may be. */
   #save(idle: Idle, grant: KvGrant): Bytes | null {
+    const { seat, tenantId, tokens } = idle;
+    const size = this.#sizeOf(seat);
+    const isFitting = (state: Bytes): boolean =>
+      grant.tenantId === tenantId && kvFileBytes(tokens.length, state) - KV_FILE_OVERHEAD_BYTES <= grant.bytes;
+    if (!isFitting(size)) return null;
     const at = this.#branchOf(idle);
-    const { pointer } = this.#context;
-    const { llama } = this.#model;
-    const saved =
-      at === null
-        ? null
-        : this.#context.withBranch(idle.seat, at, (sequence) => {
-            const bytes = llama.llama_state_seq_get_size_ext(pointer, sequence, WINDOW_ONLY);
-            return this.#write(idle, grant, bytes, (memory) => {
-              const written = llama.llama_state_seq_get_data_ext(pointer, memory, bytes, sequence, WINDOW_ONLY);
-              return { tokens: at, bytes: written };
-            });
-          });
-    return saved ?? this.#write(idle, grant, 0, () => null);
+    if (at === null || !isFitting(size + this.#windowBytes(seat))) return this.#write(idle, grant, size, null);
+    return this.#context.withBranch(seat, at, (sequence) => this.#write(idle, grant, size, { at, sequence }));
   }
 
   #write(
     { entryId, tenantId, tokens, seat }: Idle,
-    grant: KvGrant,
-    branchSize: Bytes,
-    branchInto: (memory: Pointer) => { readonly tokens: number; readonly bytes: Bytes } | null,
+    { path, fingerprint, label }: KvGrant,
+    size: Bytes,
+    from: { readonly at: number; readonly sequence: number } | null,
   ): Bytes | null {
     const { llama } = this.#model;
-    const size = this.#sizeOf(seat);
-    const fileBytes = kvFileBytes(tokens.length, size + branchSize) - KV_FILE_OVERHEAD_BYTES;
-    if (!isFitting(grant, tenantId, fileBytes)) return null;
+    const { pointer } = this.#context;
+    const branchSize = from === null ? 0 : this.#windowBytes(from.sequence);
     return this.#withMemory([size, branchSize], ([memory, branchMemory]) => {
-      const bytes = llama.llama_state_seq_get_data(this.#context.pointer, memory, size, seat);
-      const branch = branchInto(branchMemory);
-      if (bytes === 0 || bytes > size || branch?.bytes === 0) return null;
-      const { fingerprint, label } = grant;
-      const head = { entryId, tenantId, fingerprint, engine: llama.version, label, ...(branch !== null && { branch }) };
+      const bytes = llama.llama_state_seq_get_data(pointer, memory, size, seat);
+      const branchBytes =
+        from === null
+          ? 0
+          : llama.llama_state_seq_get_data_ext(pointer, branchMemory, branchSize, from.sequence, WINDOW_ONLY);
+      if (bytes === 0 || bytes > size || branchBytes !== branchSize) return null;
+      const branch = from !== null && { branch: { tokens: from.at, bytes: branchBytes } };
+      const head = { entryId, tenantId, fingerprint, engine: llama.version, label, ...branch };
       try {
-        return writeKvFile(grant.path, head, tokens, viewOf(memory, bytes), viewOf(branchMemory, branch?.bytes ?? 0));
+        return writeKvFile(path, head, tokens, viewOf(memory, bytes), viewOf(branchMemory, branchBytes));
       } catch {
         // The disk is full, or the folder is gone: it is computed again, then.
         return null;
@@ -192,6 +191,3 @@ export class KvKeeper {
 }
 
 const viewOf = (memory: Pointer, bytes: Bytes): Uint8Array => new Uint8Array(viewAt(memory, bytes));
-
-const isFitting = (grant: KvGrant, tenantId: TenantId, bytes: Bytes): boolean =>
-  grant.tenantId === tenantId && bytes <= grant.bytes;

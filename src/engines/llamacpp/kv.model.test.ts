@@ -108,6 +108,14 @@ describe.each([
     expect(usageOf(await ask(next(), undefined, { tenantId: tenantId('other') })).cachedTokens).toBe(0);
   });
 
+  it('of those who come together is computed once', async () => {
+    const together = ['one', 'two'].map((end) =>
+      textRequest(`Together. ${story}${end}`, { maxTokens: 2, ignoreEos: true, tenantId: tenantId('together') }),
+    );
+    const [, second] = (await runner.ask(...together)) as [Answer, Answer];
+    expect(usageOf(second).promptTokens - usageOf(second).cachedTokens).toBeLessThan(20);
+  });
+
   it('goes into a file when the model falls asleep, and comes back from it', async () => {
     runner.tell({ type: 'grantKv', grant: grant(`${name}-second`) });
     runner.tell({ type: 'sleep' });

@@ -67,7 +67,8 @@ export class StoryCache implements CacheCalls {
   }
 
   reaches(seat: number, cells: number): boolean {
-    return (this.first.get(seat) ?? 0) <= Math.max(0, cells - this.#windowTokens + 1);
+    const { length } = this.seats.get(seat) ?? [];
+    return cells === 0 || (length > 0 && (this.first.get(seat) ?? 0) <= Math.max(0, cells - this.#windowTokens + 1));
   }
 
   computed(): void {}

@@ -3,13 +3,12 @@
  * (`find_slot`), and then purges all positions before it, so that nobody could go on from an earlier point of that sequence. A cell of
  * two sequences it leaves alone: so the cells of all seats belong to one more sequence, too, which nobody computes. It costs
  * no cells: the cache has one for every token anyhow (`swa_full`). One for all seats, since llama.cpp keeps a row of logits for each
- * sequence.
+ * sequence. A cell that seats share is given to the holder once for each, so llama.cpp's count of the holder's positions is not to be
+ * believed, and never asked for. Where all of a chunk falls out of sight at once (Llama 4's attention) half a window may still be lost.
  */
 
-/** llama.h's LLAMA_MAX_SEQ: there are no more sequences in a context. */
-const SEQUENCES_LIMIT = 256;
-/** The holder, and one for a moment. */
-const MORE_SEQUENCES = 2;
+/** Sequences of a context besides the seats: the holder, and one for a moment. */
+export const HOLDERS = 2;
 
 /** Of positions from `start` to before `end`. */
 export interface CellCalls {
@@ -30,13 +29,13 @@ export class WindowHold {
   constructor(seats: number, windowTokens: number, calls: CellCalls) {
     this.#calls = calls;
     this.#seats = seats;
-    this.#windowTokens = seats + MORE_SEQUENCES > SEQUENCES_LIMIT ? 0 : windowTokens;
+    this.#windowTokens = windowTokens;
     this.#held = new Int32Array(seats);
   }
 
   /** Sequences that the context needs. */
   get sequences(): number {
-    return this.#windowTokens === 0 ? this.#seats : this.#seats + MORE_SEQUENCES;
+    return this.#windowTokens === 0 ? this.#seats : this.#seats + HOLDERS;
   }
 
   /** One that is nobody's, for a moment; null: there is none. */
@@ -62,7 +61,7 @@ export class WindowHold {
       if (held > cells) this.#calls.share(other, this.#seats, cells, Math.min(held, end));
   }
 
-  /** All cells are gone. */
+  /** All cells are gone, or will be before anything is computed. */
   lost(): void {
     this.#held.fill(0);
   }
