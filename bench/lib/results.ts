@@ -45,7 +45,11 @@ const PUBLISHED: readonly Publication[] = [
   { name: 'isolation', first: '' },
   { name: 'ledger', first: 'runners killed: device time in the books, of wall time × lanes' },
   { name: 'survive', first: 'Gemma, 100 kills: tokens lost', also: ['time until the stream goes on p50'] },
-  { name: 'mixed', first: '' },
+  {
+    name: 'mixed',
+    first: 'vLLM, SmolLM2: tokens a second together, peer: alone',
+    also: ['tokens a second together, peer: alone'],
+  },
   { name: 'cross-check', first: '1 in flight: TTFT mean, peer aiperf' },
   { name: 'simulate-aegaeon', first: '80-0.1, targets × 1: requests all in time (bound: 5 GPUs)' },
   {
