@@ -20,10 +20,11 @@ export interface Shown {
 }
 
 export function showReport({ report, slo, switches, styled }: Shown): string {
-  const { all, models, tenants, overhead, unsent } = report;
+  const { all, models, tenants, priorities, overhead, unsent } = report;
   const parts = [tableOf('MODEL', [...models.slice(0, MOST_LISTED), { name: 'all', ...all }], styled)];
   if (models.length > MOST_LISTED) parts.push(`… and ${models.length - MOST_LISTED} more models: --json has them\n`);
   if (tenants.length > 1) parts.push('\n', tableOf('TENANT', tenants, styled));
+  if (priorities.length > 1) parts.push('\n', tableOf('PRIORITY', priorities, styled));
   parts.push('\n', ...factsOf(report, slo, switches).map(([name, text]) => `${name.padEnd(10)}${text}\n`));
   if (unsent > 0) parts.push(`${'not sent'.padEnd(10)}${unsent} later turns: the one before failed, or time was up\n`);
   const { lagP99Micros, lagMostMicros, loopDelayP99Micros, loopDelayMostMicros, cpuShare } = overhead;
@@ -88,5 +89,19 @@ function sloWords({ ttftMicros, tpotMicros, gapMicros }: Slo): string {
   return words.join(', ') || 'answered whole';
 }
 
-export const showProgress = ({ sent, running, failed, elapsedMicros }: Progress): string =>
-  `${Math.round(elapsedMicros / 1e6)} s · ${sent} sent · ${running} running · ${failed} failed`;
+/** What ends a load; null: not that. */
+export interface Planned {
+  readonly durationMicros: Micros | null;
+  /** All turns counted. */
+  readonly requests: number | null;
+}
+
+export function showProgress({ sent, running, ended, failed, elapsedMicros }: Progress, planned: Planned): string {
+  const { durationMicros, requests } = planned;
+  // Whichever comes first ends it. A trace without limits says nothing of its end.
+  const share = Math.max(elapsedMicros / (durationMicros ?? Infinity), ended / (requests ?? Infinity));
+  const isLimited = durationMicros !== null || requests !== null;
+  // Past its time it waits for the last answers.
+  const percent = isLimited ? ` · ${Math.floor(100 * Math.min(1, share))} %` : '';
+  return `${Math.round(elapsedMicros / 1e6)} s${percent} · ${sent} sent · ${running} running · ${failed} failed`;
+}

@@ -85,6 +85,16 @@ describe('a report', () => {
     expect(reportOf(record()).fairnessGap).toBeNull();
   });
 
+  it('tells those who wait from those who do not mind', () => {
+    const later = record({ priority: 'batch', piecesAt: [5 * SECOND], endedAt: 6 * SECOND });
+    const { priorities } = reportOf(record(), later, record());
+    expect(priorities.map(({ name, requests, ttft, goodShare }) => [name, requests, ttft.p50, goodShare])).toEqual([
+      ['interactive', 2, SECOND, 1],
+      ['batch', 1, 5 * SECOND, 0],
+    ]);
+    expect(reportOf(later).priorities.map(({ name }) => name)).toEqual(['batch']);
+  });
+
   it('counts no tokens of those who got nothing', () => {
     const { all } = reportOf(record(), record({ outcome: 'http_500', piecesAt: [], outputTokens: 0 }));
     expect([all.promptTokens, all.outputTokens]).toEqual([10, 4]);

@@ -1,7 +1,7 @@
 /**
- * From what happened to what is told: latencies, throughput, goodput and shares, in all, by model and by tenant. Pure. A request that
- * was cut off or ran into its time-out counts in latencies with what it had waited by then: leaving it out would flatter whoever
- * lets requests wait longest. One that was refused counts as an error only.
+ * From what happened to what is told: latencies, throughput, goodput and shares, in all, by model, by tenant and by priority. Pure. A
+ * request that was cut off or ran into its time-out counts in latencies with what it had waited by then: leaving it out would flatter
+ * whoever lets requests wait longest. One that was refused counts as an error only.
  */
 import type { Micros } from '../core/ids.ts';
 import type { Driven, LoadRecord } from './driver.ts';
@@ -57,6 +57,8 @@ export interface LoadReport {
   /** Most requests first. */
   readonly models: readonly Named[];
   readonly tenants: readonly Named[];
+  /** `interactive`, `batch`, or both. */
+  readonly priorities: readonly Named[];
   /** Weighted tokens between the tenant that got most and the one that got least. null: one tenant. */
   readonly fairnessGap: number | null;
   readonly unsent: number;
@@ -79,6 +81,7 @@ export function report({ records, elapsedMicros, unsent, overhead }: Driven, slo
     all: figuresOf(records, elapsedMicros, slo),
     models: group(({ model }) => model),
     tenants,
+    priorities: group(({ priority }) => priority),
     fairnessGap: services.length < 2 ? null : Math.max(...services) - Math.min(...services),
     unsent,
     overhead,

@@ -3,8 +3,10 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { SECOND } from '../../core/ids.ts';
 import type { Listening } from '../../gateway/listen.ts';
 import type { LoadReport } from '../../load/report.ts';
+import { showProgress } from '../bench-report.ts';
 import { answerOf, cli, listen, stubModel, StubNode } from '../stub-node.ts';
 import type { Ran } from '../stub-node.ts';
 
@@ -51,6 +53,13 @@ test('options become requests: models, lengths, urgency', async () => {
   });
 });
 
+test('where both kinds were sent, each has its line', async () => {
+  const mixed = await bench('--requests', '20', '--batch', '50%');
+  expect(mixed.out).toMatch(/^PRIORITY +REQ .*\n(?:interactive|batch) .*\n(?:interactive|batch) /m);
+  const { out } = await bench('--requests', '2', '--batch', '1');
+  expect(out).not.toContain('PRIORITY');
+});
+
 test('an address may be a base URL as SDKs take it', async () => {
   const { code } = await cli(null, ['bench', `${at.url}/v1`, '--requests', '1']);
   expect(code).toBe(0);
@@ -71,7 +80,10 @@ test('it writes all figures, and a picture', async () => {
   expect(written).not.toContain('sk-1');
   expect(readFileSync(join(folder, 'out.svg'), 'utf8')).toMatch(/^<svg .*<\/svg>\n$/s);
   const printed = await bench('--requests', '2', '--json', '-');
-  expect(JSON.parse(printed.out)).toMatchObject({ all: { requests: 2 } });
+  expect(JSON.parse(printed.out)).toMatchObject({
+    all: { requests: 2 },
+    priorities: [{ name: 'interactive', requests: 2 }],
+  });
 });
 
 test('a trace is played', async () => {
@@ -128,6 +140,29 @@ test('where nobody is, or nothing is answered, it says so and fails', async () =
 
 test('in a terminal it shows how far it is, and takes that away', async () => {
   const { err } = await cli(at, ['bench', '--duration', '400ms', '--rate', '50'], { stderrIsTty: true, cwd: folder });
-  expect(err).toMatch(/\d s · \d+ sent · \d+ running · 0 failed/);
+  expect(err).toMatch(/\d s · (?:[6-9]\d|100) % · \d+ sent · \d+ running · 0 failed/);
   expect(err.endsWith('\r\u001b[K')).toBe(true);
+});
+
+test.each([
+  ['30 s, of which a quarter is gone', { durationMicros: 30 * SECOND, requests: null }, ' · 25 %'],
+  ['20 requests, of which half are answered', { durationMicros: null, requests: 20 }, ' · 50 %'],
+  ['whichever comes first', { durationMicros: 10 * SECOND, requests: 20 }, ' · 75 %'],
+  ['time that is up, while the last are answered', { durationMicros: 5 * SECOND, requests: null }, ' · 100 %'],
+  ['a trace, whose end nobody knows', { durationMicros: null, requests: null }, ''],
+])('how far it is: %s', (_, planned, share) => {
+  const progress = { sent: 12, running: 2, ended: 10, failed: 1, elapsedMicros: 7.5 * SECOND };
+  expect(showProgress(progress, planned)).toBe(`8 s${share} · 12 sent · 2 running · 1 failed`);
+});
+
+test('--start loads a node of its own', async () => {
+  // Ports that are free, and a folder of its own: it must not meet a node of this machine.
+  const env = { BERTH_HOME: folder, BERTH_PORT: '0', BERTH_ADMIN_PORT: '0' };
+  const line = ['bench', '--start', '--engine', 'fake', '--requests', '4', '--output-tokens', '4', '--json', '-'];
+  const { code, out, err } = await cli(null, line, { cwd: folder, env });
+  expect({ code, err }).toEqual({ code: 0, err: '' });
+  const { all, models, switches } = JSON.parse(out) as LoadReport & { readonly switches: number };
+  expect([all.done, all.outputTokens]).toEqual([4, 16]);
+  expect(['fake-small', 'fake-large']).toEqual(expect.arrayContaining(models.map(({ name }) => name)));
+  expect(switches).toBe(models.length);
 });

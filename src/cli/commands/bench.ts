@@ -113,7 +113,7 @@ async function run(
   signal: AbortSignal,
 ): Promise<Driven> {
   const { arrivals } = asked;
-  const onProgress = (progress: Progress): void => io.err(`\r\u001b[K${showProgress(progress)}`);
+  const onProgress = (progress: Progress): void => io.err(`\r\u001b[K${showProgress(progress, asked)}`);
   try {
     return await drive({
       url,
