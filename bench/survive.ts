@@ -4,7 +4,7 @@
  * finds none of its KV, and both greedy texts are compared token for token. Where a runner has to compute a text again, sums are added
  * up in another order: texts may then part where two tokens are nearer to each other than such an order moves them, which is measured
  * on all tokens that agree. Whatever parts anywhere else counts as lost or given twice. With `--peer vllm=PATH` (`node
- * scripts/vllm-setup.mjs whole`) 20 more streams run on vLLM, of whose processes any one is killed.
+ * scripts/vllm-setup.mjs whole`), in `all` with an installed one, 20 more streams run on vLLM, of whose processes any one is killed.
  */
 import { basename } from 'node:path';
 import { gemmaPath, smollm2Path } from '../test/models.ts';

@@ -2,6 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { BenchArgs } from '../harness.ts';
+import { namedPeer } from '../harness.ts';
 import { descendants } from './processes.ts';
 import type { Random } from './random.ts';
 
@@ -11,19 +12,23 @@ export interface Vllm {
   readonly modelPath: string;
 }
 
-/** null: it was not asked for, or is not there. */
-export function findVllm({ peers }: BenchArgs): Vllm | null {
-  const home = join(process.env['BERTH_HOME'] ?? join(import.meta.dirname, '../../.berth'), 'vllm');
-  const installed = join(home, 'venv/bin/vllm');
-  const program = peers['vllm'] ?? (existsSync(installed) ? installed : null);
-  const modelPath = process.env['BERTH_VLLM_MODEL'] ?? join(home, 'models/smollm2');
-  if (program === null || !existsSync(modelPath)) {
+/** As `lookForVllm`, and says how to get it where it is not. */
+export function findVllm(args: BenchArgs): Vllm | null {
+  const found = lookForVllm(args);
+  if (found === null)
     console.error(
       'vLLM or its model is not there: node scripts/vllm-setup.mjs whole; --peer vllm=PATH, BERTH_VLLM_MODEL=FOLDER',
     );
-    return null;
-  }
-  return { program, modelPath };
+  return found;
+}
+
+/** null: it or its model is not there. @throws if `--peer` names one that can't be run */
+export function lookForVllm({ peers }: BenchArgs): Vllm | null {
+  const home = join(process.env['BERTH_HOME'] ?? join(import.meta.dirname, '../../.berth'), 'vllm');
+  const installed = join(home, 'venv/bin/vllm');
+  const program = namedPeer(peers, 'vllm') ?? (existsSync(installed) ? installed : null);
+  const modelPath = process.env['BERTH_VLLM_MODEL'] ?? join(home, 'models/smollm2');
+  return program === null || !existsSync(modelPath) ? null : { program, modelPath };
 }
 
 /** One of vLLM's processes below the server, whichever; null: there is none now. */
