@@ -281,7 +281,10 @@ export function buildProgram(io: Io): Command {
       'berth, or peers to compare it with (docs/simulator.md), with commas between; all',
       'berth',
     )
-    .option('--column <name>', 'what is taken for free: compat, honest or resident', 'resident');
+    .option(
+      '--column <name>',
+      'what is taken for free: compat, honest, resident, or all of them in turn (else resident)',
+    );
   simulate
     .option('--gpus <n>', 'GPUs instead of the cluster’s')
     .option('--slo-scale <x>', 'targets, as a multiple of the cluster’s', '1')

@@ -94,22 +94,37 @@ const clusterSchema = z.looseObject({
       decode_step_refit: decodeSchema.optional(),
     }),
   ),
+  profile_by_name: z.record(z.string(), z.string()).optional(),
 });
 
 export type Cluster = z.infer<typeof clusterSchema>;
 
-/** Reads and checks a `cluster.json`. */
+/** Reads and checks a `cluster.json`; its fields: `docs/simulator.md`. */
 export const readCluster = (path: string): Cluster => asCluster(readJson(path), path);
 
-/** `path` is for messages. */
+/** Throws `invalid_request`, in which `path` is named. */
 export function asCluster(parsed: unknown, path: string): Cluster {
   const checked = clusterSchema.safeParse(parsed);
   if (!checked.success) throw new BerthError('invalid_request', `${path}: ${z.prettifyError(checked.error)}`);
-  for (const profile of checked.data.model_name_rule.profile_by_remainder) {
-    if (checked.data.models[profile] === undefined)
-      throw new BerthError('invalid_request', `${path}: model_name_rule names ${profile}, which is not in models`);
-  }
+  const wrong = whatIsWrong(checked.data);
+  if (wrong !== null) throw new BerthError('invalid_request', `${path}: ${wrong}`);
   return checked.data;
+}
+
+/** What the fields, each in its form, say of each other. */
+function whatIsWrong({ cluster, models, model_name_rule: rule, profile_by_name: byName = {} }: Cluster): string | null {
+  const isKnown = (profile: string): boolean => Object.hasOwn(models, profile);
+  const { modulo, profile_by_remainder: profiles } = rule;
+  const stranger = profiles.find((profile) => !isKnown(profile));
+  if (stranger !== undefined) return `model_name_rule names ${stranger}, which is not in models`;
+  if (profiles.length !== modulo)
+    return `model_name_rule needs an entry in profile_by_remainder for each remainder: ${modulo}, not ${profiles.length}`;
+  const misnamed = Object.entries(byName).find(([, profile]) => !isKnown(profile));
+  if (misnamed !== undefined) return `profile_by_name: ${misnamed[0]} is a ${misnamed[1]}, which is not in models`;
+  const large = Object.entries(models).find(([, { weights_gb: weights }]) => weights >= cluster.gpu_memory_gb);
+  return large === undefined
+    ? null
+    : `models: the weights of ${large[0]} leave no room on a GPU of ${cluster.gpu_memory_gb} GB (cluster.gpu_memory_gb)`;
 }
 
 export function readJson(path: string): unknown {
@@ -125,11 +140,15 @@ export type Constants = 'simulator' | 'refit';
 
 const GB = 1e9;
 
-/** The model's costs by its name's number, as the file's rule says. */
-export function costsOf(cluster: Cluster, name: string, constants: Constants): ModelCosts {
-  const { modulo, profile_by_remainder: profiles } = cluster.model_name_rule;
+/** What the file says by the model's name, else by the last number in it. */
+function profileOf({ model_name_rule: rule, profile_by_name: byName = {} }: Cluster, name: string): string {
+  if (Object.hasOwn(byName, name)) return byName[name] as string;
   const number = Number(/(\d+)\D*$/.exec(name)?.[1] ?? 0);
-  const profile = cluster.models[profiles[number % modulo] ?? profiles[0] ?? ''] as Cluster['models'][string];
+  return rule.profile_by_remainder[number % rule.modulo] as string;
+}
+
+export function costsOf(cluster: Cluster, name: string, constants: Constants): ModelCosts {
+  const profile = cluster.models[profileOf(cluster, name)] as Cluster['models'][string];
   const isRefit = constants === 'refit';
   const prefill = isRefit ? (profile.prefill_refit ?? profile.prefill) : profile.prefill;
   const decode = isRefit ? (profile.decode_step_refit ?? profile.decode_step) : profile.decode_step;

@@ -1,6 +1,7 @@
 /**
  * Which device serves a request? Pure: each model has a home, found from the list of models and their sizes alone, and leaves it only
  * while that one is much busier than another. Staying keeps weights and KV where they are; a model that wanders is loaded everywhere.
+ * A node has each model on one device (`runtime/placement.ts`).
  */
 import type { Bytes, Micros } from '../core/ids.ts';
 

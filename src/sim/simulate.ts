@@ -1,6 +1,7 @@
 /**
- * Runs the product in virtual time: placement in front of one arbiter per device, the very same `core/arbiter.ts` as in the node, and
- * devices that are cost models. Arrivals are streamed; of each request a few numbers are kept.
+ * Runs the core in virtual time: one arbiter per device, the very same `core/arbiter.ts` as in the node, on devices that are cost models.
+ * The placement in front of them is the simulator's own, and not a node's (`docs/simulator.md`). Arrivals are streamed; of each request
+ * a few numbers are kept.
  */
 import type { Action, RefusalCode } from '../core/actions.ts';
 import type { Arbiter } from '../core/arbiter.ts';

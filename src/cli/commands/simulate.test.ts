@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
@@ -42,8 +42,36 @@ test('simulate makes a trace, prints JSON and draws', async () => {
   expect((await simulate(...made, '--json')).out).toBe((await simulate(...made, '--json')).out);
 });
 
+test('simulate shows a table for each column, one above the other, or JSON by column', async () => {
+  const columns = ['compat', 'honest', 'resident'];
+  const { code, out, err } = await simulate('--trace', 'trace.csv', '--policy', 'berth,static', '--column', 'all');
+  const told = columns.map((column) => `berth, ${column} …\nstatic, ${column} …\n`).join('');
+  expect({ code, err }).toEqual({ code: 0, err: told });
+  const tables = out.trimEnd().split('\n\n');
+  expect(tables.map((text) => text.split('\n').map((line) => line.split(/ {3,}/)[0]))).toEqual(
+    columns.map((column) => [`2 GPUs, ${column}`, 'POLICY', 'berth', 'static']),
+  );
+  interface Printed {
+    readonly where: string;
+    readonly policies: readonly object[];
+    readonly columns: Readonly<Record<string, object>>;
+  }
+  const jsonOf = async (column: string): Promise<Printed> => {
+    const ran = await simulate('--trace', 'trace.csv', '--column', column, '--json');
+    return JSON.parse(ran.out) as Printed;
+  };
+  const all = await jsonOf('all');
+  expect(Object.keys(all.columns)).toEqual(columns);
+  for (const column of columns) {
+    const { where, policies } = await jsonOf(column);
+    expect(all.columns[column]).toEqual({ where, policies });
+  }
+});
+
 test.each([
   [[], /name a trace with --trace FILE/],
+  [['--trace', 'trace.csv', '--column', 'free'], /--column: "free" is none of compat, honest, resident, all/],
+  [['--trace', 'trace.csv', '--column', 'all', '--plot', 'x.svg'], /--plot draws one column: name it/],
   [['--trace', 'none.csv'], /none\.csv can’t be opened/],
   [['--trace', 'trace.csv', '--policy', 'best'], /--policy: "best" is none of berth, aegaeon, /],
   [['--trace', 'trace.csv', '--gpus', '0'], /--gpus: expected a whole number from 1 on, received 0/],
@@ -139,8 +167,45 @@ test('profile makes of a journal what simulate takes for a cluster', async () =>
   expect(middle?.costs.moves.loadMicros).toBe(1_125_000);
   expect((small?.costs.decode.base ?? 0) + (small?.costs.decode.perSequence ?? 0)).toBeCloseTo(10_100, -2);
   writeFileSync(join(folder, 'profile.json'), out);
+  for (const [option, value] of [
+    ['--gpus', '2'],
+    ['--column', 'honest'],
+  ] as const) {
+    const refused = await cli(null, ['simulate', '--cluster', 'profile.json', '--trace', 'trace.csv', option, value], {
+      cwd: folder,
+    });
+    expect(refused.code).toBe(2);
+    expect(refused.err).toMatch(
+      `${option}: profile.json is the profile of one device as it was measured; leave ${option} out`,
+    );
+  }
   const again = await cli(null, ['simulate', '--cluster', 'profile.json', '--trace', 'trace.csv', '--json'], {
     cwd: folder,
   });
   expect(JSON.parse(again.out)).toMatchObject({ where: 'the profiled node', policies: [{ requests: 2, finished: 2 }] });
+});
+
+const docs = join(import.meta.dirname, '..', '..', '..', 'docs');
+/** What `docs/simulator.md` says to type, in the order of the page. */
+const examples = [
+  ...readFileSync(join(docs, 'simulator.md'), 'utf8').matchAll(/^berth (simulate .*?)(?: +#.*)?$/gm),
+].map(([, words = '']) => words.split(' '));
+/** The files that an example reads, by their paths in a clone. */
+const filesOf = (words: readonly string[]): string[] =>
+  words.filter((_, index) => ['--cluster', '--trace'].includes(words[index - 1] ?? ''));
+
+cpSync(join(docs, 'examples'), join(folder, 'docs', 'examples'), { recursive: true });
+const runnable = examples.filter((words) =>
+  filesOf(words).every((file) => file.startsWith('docs/') && existsSync(join(folder, file))),
+);
+
+test('the page’s examples begin with some that need nothing but a clone', () => {
+  expect(runnable.length).toBeGreaterThan(3);
+  expect(examples.slice(0, runnable.length)).toEqual(runnable);
+});
+
+test.each(runnable.map((words) => [words.join(' '), words] as const))('berth %s runs', async (_, words) => {
+  const { code, out, err } = await cli(null, [...words, '--requests', '60'], { cwd: folder });
+  expect({ code, err }).toEqual({ code: 0, err: expect.stringMatching(/^(?:\S+(?:, \w+)? …\n)+$/) as string });
+  expect(out).toMatch(words.includes('--json') ? /"requests": 60/ : /^berth +\d/m);
 });

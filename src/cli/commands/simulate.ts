@@ -3,6 +3,7 @@ import { writeFileSync } from 'node:fs';
 import { basename, resolve } from 'node:path';
 import { BerthError } from '../../errors.ts';
 import type { Arrival, Mapping } from '../../sim/arrivals.ts';
+import type { Column } from '../../sim/columns.ts';
 import { COLUMNS, sloOf } from '../../sim/columns.ts';
 import type { PolicyName, Workload } from '../../sim/compare.ts';
 import { runPolicy, workload } from '../../sim/compare.ts';
@@ -26,7 +27,8 @@ export interface SimulateOptions {
   readonly generate?: string;
   readonly cluster: string;
   readonly policy: string;
-  readonly column: string;
+  /** Of a cluster, as is the next one; else `resident`. */
+  readonly column?: string;
   readonly gpus?: string;
   readonly sloScale: string;
   readonly models: string;
@@ -45,44 +47,70 @@ const PATTERNS: readonly Shape['pattern'][] = ['poisson', 'gamma', 'on-off', 'di
 /** Means of ShareGPT's conversations, as in Aegaeon's traces. */
 const [MEAN_PROMPT_TOKENS, MEAN_OUTPUT_TOKENS] = [700, 300];
 
+const USUAL_COLUMN: Column = 'resident';
+const ALL = 'all';
+
 export function simulateTrace(io: Io, options: SimulateOptions): Promise<void> {
   const path = resolve(io.cwd, options.cluster);
   const file = readJson(path);
   const profile = asProfile(file);
-  const { where, slo, results } =
-    profile === null ? onCluster(io, options, file, path) : onProfile(io, options, profile);
+  const outcomes: readonly Outcome[] =
+    profile === null ? onCluster(io, options, file, path) : [onProfile(io, options, profile)];
+  const [first] = outcomes as readonly [Outcome];
   if (options.plot !== undefined) {
-    const curves = results.map(({ policy, report }) => ({ name: policy, ttftByPercent: report.ttftByPercent }));
-    const plot = plotTtft(`${nameOf(options)} on ${where}`, slo.ttftMicros, curves);
+    const curves = first.results.map(({ policy, report }) => ({ name: policy, ttftByPercent: report.ttftByPercent }));
+    const plot = plotTtft(`${nameOf(options)} on ${first.where}`, first.slo.ttftMicros, curves);
     writeFileSync(resolve(io.cwd, options.plot), plot);
   }
-  if (options.json === true) io.out(json({ trace: nameOf(options), where, slo, policies: results.map(plain) }));
-  else io.out(shown(results, io.stdoutIsTty));
+  if (options.json === true) io.out(json(plainly(outcomes, options)));
+  else io.out(inTables(outcomes, io.stdoutIsTty));
   return Promise.resolve();
 }
 
+/** All policies in one column. */
 interface Outcome {
+  /** null: a profiled node has none. */
+  readonly column: Column | null;
   readonly where: string;
   readonly slo: Slo;
   readonly results: readonly Result[];
 }
 
-function onCluster(io: Io, options: SimulateOptions, file: unknown, path: string): Outcome {
+/** One for each column that was asked for, in the order of `COLUMNS`. */
+function onCluster(io: Io, options: SimulateOptions, file: unknown, path: string): Outcome[] {
   const cluster = asCluster(file, path);
-  const column = oneOf(COLUMNS, options.column, '--column');
+  const columns = columnsOf(options);
   const gpus = options.gpus === undefined ? cluster.cluster.gpus : whole(options.gpus, '--gpus', 1);
   const sloScale = above(options.sloScale, '--slo-scale');
   const faults = faultsOf(options);
   const work = workOf(io, options);
-  const results = policiesOf(options.policy).map((policy) => {
-    io.err(`${policy} …\n`);
-    return { policy, report: runPolicy(policy, work, { cluster, column, gpus, sloScale, ...faults }) };
+  const policies = policiesOf(options.policy);
+  return columns.map((column) => {
+    const results = policies.map((policy) => {
+      io.err(columns.length === 1 ? `${policy} …\n` : `${policy}, ${column} …\n`);
+      return { policy, report: runPolicy(policy, work, { cluster, column, gpus, sloScale, ...faults }) };
+    });
+    return { column, where: `${gpus} GPUs, ${column}`, slo: sloOf(cluster, sloScale), results };
   });
-  return { where: `${gpus} GPUs, ${column}`, slo: sloOf(cluster, sloScale), results };
+}
+
+function columnsOf({ column: text = USUAL_COLUMN, plot }: SimulateOptions): readonly Column[] {
+  const column = oneOf<Column | typeof ALL>([...COLUMNS, ALL], text, '--column');
+  if (column !== ALL) return [column];
+  if (plot !== undefined)
+    throw new BerthError('invalid_request', `--plot draws one column: name it, as in --column ${USUAL_COLUMN}`);
+  return COLUMNS;
 }
 
 /** The node that was profiled, with its own models: those of the trace stand for them, one after the other. */
 function onProfile(io: Io, options: SimulateOptions, profile: Profile): Outcome {
+  const { cluster, gpus, column } = options;
+  const misplaced = gpus !== undefined ? '--gpus' : column !== undefined ? '--column' : null;
+  if (misplaced !== null)
+    throw new BerthError(
+      'invalid_request',
+      `${misplaced}: ${cluster} is the profile of one device as it was measured; leave ${misplaced} out, or name a cluster.json with --cluster`,
+    );
   if (options.policy !== 'berth')
     throw new BerthError('invalid_request', '--policy: a profiled node runs berth; peers need a cluster.json');
   const sloScale = above(options.sloScale, '--slo-scale');
@@ -97,7 +125,7 @@ function onProfile(io: Io, options: SimulateOptions, profile: Profile): Outcome 
     for (const arrival of arrivals()) yield { ...arrival, model: own.get(arrival.model) ?? arrival.model };
   };
   const report = simulate(renamed(), { ...profileSetting(profile, slo), ...faultsOf(options) });
-  return { where: 'the profiled node', slo, results: [{ policy: 'berth', report }] };
+  return { column: null, where: 'the profiled node', slo, results: [{ policy: 'berth', report }] };
 }
 
 interface Result {
@@ -179,6 +207,15 @@ function above(text: string, option: string): number {
 
 const plain = ({ policy, report }: Result): object => ({ policy, ...report, ttftByPercent: undefined });
 
+/** What `--json` prints: of `--column all` an object by column. */
+function plainly(outcomes: readonly Outcome[], options: SimulateOptions): object {
+  const trace = nameOf(options);
+  const [{ where, slo, results }] = outcomes as readonly [Outcome];
+  if (outcomes.length === 1) return { trace, where, slo, policies: results.map(plain) };
+  const columns = outcomes.map((one) => [one.column, { where: one.where, policies: one.results.map(plain) }]);
+  return { trace, slo, columns: Object.fromEntries(columns) };
+}
+
 const percent = (share: number): string => (100 * share).toFixed(2);
 const time = (micros: number): string => (Number.isFinite(micros) ? humanDuration(Math.round(micros)) : 'never');
 
@@ -196,6 +233,13 @@ const COLUMN_HEADERS = [
   'LINK',
   'DROPPED',
 ];
+
+/** Several columns have their names above them. */
+function inTables(outcomes: readonly Outcome[], styled: boolean): string {
+  const tables = outcomes.map(({ results }) => shown(results, styled));
+  if (outcomes.length === 1) return tables.join('');
+  return outcomes.map(({ where }, index) => `${where}\n${tables[index]}`).join('\n');
+}
 
 function shown(results: readonly Result[], styled: boolean): string {
   const rows = results.map(({ policy, report }) => [
