@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
 import { plot } from './lib/plot.ts';
 import type { Published } from './lib/results.ts';
+import { resultsBlock } from './lib/results.ts';
 
 const row = (what: string, metric: string, berth: number, peer?: number): Published['rows'][number] => ({
   case: what,
@@ -39,4 +40,30 @@ test('simulated results have pictures', async () => {
     row('30000 requests', 'CPU time', 3),
   ]);
   expect(marks(await plot(speed), 'point')).toBe(2);
+});
+
+test('of the simulated results both metrics are published, with and without a bar', () => {
+  const metrics = ['requests all in time', 'time-QoS', 'goodput', 'fairness gap'].map(
+    (what) => `${what}, peer aegaeon-2s`,
+  );
+  const honest = published('simulate-honest', [
+    ...metrics.map((metric) => row('Azure, 200 models, resident', metric, 99, 97)),
+    row('Azure, 200 models, resident', 'goodput, peer fcfs', 99, 60),
+    row('80-0.5, resident', 'goodput, peer aegaeon-2s', 99, 60),
+  ]);
+  const shown = resultsBlock([honest])
+    .split('\n')
+    .filter((line) => line.startsWith('| `simulate-honest`'));
+  expect(shown.map((line) => line.split(' | ')[1])).toEqual(
+    metrics.map((metric) => `Azure, 200 models, resident: ${metric}`),
+  );
+  const aegaeon = published('simulate-aegaeon', [
+    row('80-0.1, targets × 1', 'time-QoS', 100, 97),
+    row('80-0.1, targets × 1, no spill: each model at home only', 'requests all in time, peer: with spill', 99, 100),
+    row('80-0.1, targets × 1', 'TTFT p50', 1, 3),
+  ]);
+  const block = resultsBlock([aegaeon]);
+  expect(block).toContain('80-0.1, targets × 1: time-QoS | 100 % | 97 %');
+  expect(block).toContain('no spill: each model at home only: requests all in time, peer: with spill | 99 % | 100 %');
+  expect(block).not.toContain('TTFT p50');
 });

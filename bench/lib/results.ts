@@ -13,7 +13,7 @@ interface Publication {
   readonly name: string;
   /** `case: metric` of the row that stands for it in the README. */
   readonly first: string;
-  /** Metrics that are shown though they have no bar. */
+  /** Metrics that are shown though they have no bar; or `case: metric` of one row. */
   readonly also?: readonly string[];
 }
 
@@ -51,11 +51,22 @@ const PUBLISHED: readonly Publication[] = [
     also: ['tokens a second together, peer: alone'],
   },
   { name: 'cross-check', first: '1 in flight: TTFT mean, peer aiperf' },
-  { name: 'simulate-aegaeon', first: '80-0.1, targets × 1: requests all in time (bound: 5 GPUs)' },
+  {
+    name: 'simulate-aegaeon',
+    first: '80-0.1, targets × 1: requests all in time (bound: 5 GPUs)',
+    also: ['time-QoS', 'requests all in time, peer: with spill'],
+  },
   {
     name: 'simulate-honest',
     first: '80-0.5, honest: requests all in time, peer lru-by-count',
-    also: ['all in time, peer aegaeon-2s', 'all in time, peer lru-by-count', 'requests lost to them'],
+    also: [
+      'all in time, peer aegaeon-2s',
+      'all in time, peer lru-by-count',
+      'requests lost to them',
+      ...['requests all in time', 'time-QoS', 'goodput', 'fairness gap'].flatMap((what) =>
+        ['lru-by-count', 'aegaeon-2s'].map((peer) => `Azure, 200 models, resident: ${what}, peer ${peer}`),
+      ),
+    ],
   },
   {
     name: 'simulate-prefixes',
@@ -151,7 +162,8 @@ export function resultsBlock(results: readonly Published[]): string {
 
 function shownRows({ name, rows }: Published): readonly Row[] {
   const also = PUBLISHED.find((one) => one.name === name)?.also ?? [];
-  return rows.filter(({ bar, metric }) => bar !== undefined || also.includes(metric));
+  const isNamed = (row: Row): boolean => also.includes(row.metric) || also.includes(`${row.case}: ${row.metric}`);
+  return rows.filter((row) => row.bar !== undefined || isNamed(row));
 }
 
 function line(name: string, row: Row): string {

@@ -23,6 +23,7 @@ export function tracePath(...names: string[]): string {
 /** Of Aegaeon's artifact: models and requests a second for each. */
 export const SYNTHS = ['16-0.1', '16-0.5', '40-0.1', '40-0.4', '40-0.7', '80-0.1', '80-0.5'] as const;
 
+/** The constants of Aegaeon's simulator, written down as a `cluster.json`. */
 export const cluster = (): Cluster => readCluster(tracePath('aegaeon', 'cluster.json'));
 
 const NO_MAPPING: Mapping = { models: 1, tenants: 1, zipf: 0, seed: 1 };
@@ -45,7 +46,10 @@ export function azure(most = Infinity): Workload {
   });
 }
 
-/** A row of Aegaeon's own simulator in its default setting on 16 GPUs, with the lengths of the file. */
+/**
+ * What Aegaeon's own simulator printed in its default setting on 16 GPUs, with the lengths of the file: a row of a table that was made of
+ * its runs. docs/simulator.md says how.
+ */
 export function baseline(trace: string, system: string): ReadonlyMap<string, number> {
   const [head = [], ...rows] = readFileSync(tracePath('aegaeon', 'baseline.csv'), 'utf8')
     .trim()
