@@ -149,6 +149,25 @@ test('a key is never shown', () => {
   expect(complaint('http:\n  apiKeys: 12345678\n')[0]).toContain('received a number');
 });
 
+test('a model may name another one that answers when it can’t', () => {
+  const { config } = load('models:\n  a: {overflow: B}\n  b: {}\n  c: {overflow: {to: b, after: 2s}}\n');
+  expect(config.models.map(({ id, overflow }) => [id, overflow])).toEqual([
+    ['a', { to: 'b', after: null }],
+    ['b', null],
+    ['c', { to: 'b', after: 2e6 }],
+  ]);
+  const wrong =
+    'models:\n  a: {overflow: a}\n  b: {overflow: none}\n  c: {overflow: d}\n  d: {overflow: e}\n  e: {overflow: {after: 1s}}\n';
+  expect(() => load(wrong)).toThrow(
+    [
+      'berth.yaml:2 models.a.overflow: a model can’t answer instead of itself',
+      'berth.yaml:3 models.b.overflow: no model here is called none: list it under `models`',
+      'berth.yaml:4 models.c.overflow: d has an overflow itself: requests are handed on once only',
+    ].join('\n'),
+  );
+  expect(() => load(wrong)).toThrow(/berth\.yaml:6 models\.e\.overflow: expected the id of a model, or a mapping/);
+});
+
 test('flags are stronger than BERTH_, that than the file, that than neighbours’ variables', () => {
   const env = { BERTH_PORT: '2', OLLAMA_KEEP_ALIVE: '1m', OLLAMA_NUM_PARALLEL: '2' };
   const yaml = 'http: {port: 3}\nresidency: {keepAlive: 2m}\n';

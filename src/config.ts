@@ -20,6 +20,7 @@ import type { ENGINES, Option, OptionPath, OptionValues } from './config/options
 import { describe, noSuchDevice, parseConfig } from './config/parse.ts';
 import type { ConfigFile, ModelEntry } from './config/parse.ts';
 import { tenantFrom, UNLIMITED } from './config/tenants.ts';
+import type { OverflowConfig } from './config/overflow.ts';
 import type { RemoteConfig } from './config/remote.ts';
 import type { LimitsConfig, PriceConfig, TenantConfig } from './config/tenants.ts';
 
@@ -55,6 +56,8 @@ export interface ModelConfig {
   readonly adapter: AdapterConfig | null;
   /** Where it is computed; null: here. */
   readonly remote: RemoteConfig | null;
+  /** Who answers when it can't; null: nobody. */
+  readonly overflow: OverflowConfig | null;
   /** Nobody else sees it; null: everybody may. */
   readonly tenants: readonly TenantId[] | null;
   /** Of each tenant's use of it. */
@@ -315,6 +318,7 @@ function modelFrom(entry: ModelEntry, config: BerthConfig, { folder, machine, en
       ...remote,
       keyFile: remote.keyFile === null ? null : localPath(remote.keyFile, folder, machine),
     },
+    overflow: values.overflow ?? null,
     tenants: values.tenants?.map(tenantId) ?? null,
     limits: values.limits ?? UNLIMITED,
     price: values.price ?? null,
@@ -344,6 +348,7 @@ export function defaultModel(
     args: [],
     adapter: null,
     remote: null,
+    overflow: null,
     tenants: null,
     limits: UNLIMITED,
     price: null,

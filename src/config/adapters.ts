@@ -1,6 +1,6 @@
 /** LoRA adapters: models that another one computes (`base`, `adapter`). */
 import { BerthError } from '../errors.ts';
-import type { ModelOptionValues } from './options.ts';
+import type { ModelOptionValues } from './model-options.ts';
 
 export interface AdapterConfig {
   /** The id of the model that computes it. */
@@ -13,7 +13,7 @@ export interface AdapterConfig {
 const ADAPTER_ENGINES: ReadonlySet<string> = new Set(['vllm']);
 
 /** What an adapter's entry may say: who may use it and what it costs. How it is run is said by its base. */
-const OWN: ReadonlySet<string> = new Set(['base', 'adapter', 'aliases', 'tenants', 'limits', 'price']);
+const OWN: ReadonlySet<string> = new Set(['base', 'adapter', 'aliases', 'overflow', 'tenants', 'limits', 'price']);
 
 interface Entry {
   readonly id: string;

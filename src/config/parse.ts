@@ -10,8 +10,11 @@ import { adapterProblems } from './adapters.ts';
 import { closest } from './closest.ts';
 import { DEVICE_OPTIONS } from './devices.ts';
 import type { DeviceEntry } from './devices.ts';
-import { MODEL_OPTIONS, OPTIONS } from './options.ts';
-import type { ModelOptionValues, Option, OptionPath, OptionValues } from './options.ts';
+import { MODEL_OPTIONS } from './model-options.ts';
+import type { ModelOptionValues } from './model-options.ts';
+import { OPTIONS } from './options.ts';
+import type { Option, OptionPath, OptionValues } from './options.ts';
+import { overflowProblems } from './overflow.ts';
 import { TENANT_ID, TENANT_ID_EXPECTED, TENANT_OPTIONS } from './tenants.ts';
 import type { TenantEntry } from './tenants.ts';
 
@@ -147,7 +150,12 @@ export function parseConfig(yaml: string, file: string): ConfigFile {
     ...checkNames(models),
     ...checkTenants(tenants, models),
     ...models.flatMap(checkPlace),
-    ...models.flatMap((model) => adapterProblems(model, models).map((problem) => ({ ...problem, path: model.path }))),
+    ...models.flatMap((model) =>
+      [...adapterProblems(model, models), ...overflowProblems(model, models)].map((problem) => ({
+        ...problem,
+        path: model.path,
+      })),
+    ),
     ...checkDevices(devices, models),
   );
   if (problems.length > 0) {

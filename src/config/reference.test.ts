@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
-import { MODEL_OPTIONS, OPTIONS } from './options.ts';
+import { MODEL_OPTIONS } from './model-options.ts';
+import { OPTIONS } from './options.ts';
 import type { Option } from './options.ts';
 import { TENANT_OPTIONS } from './tenants.ts';
 import { configurationPage } from './reference.ts';

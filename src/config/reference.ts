@@ -1,6 +1,7 @@
 /** docs/configuration.md, made from the table of options. `vitest run --project unit src/config/reference.test.ts -u` writes it. */
 import { DEVICE_OPTIONS } from './devices.ts';
-import { MODEL_OPTIONS, OPTIONS } from './options.ts';
+import { MODEL_OPTIONS } from './model-options.ts';
+import { OPTIONS } from './options.ts';
 import type { Option } from './options.ts';
 import { TENANT_OPTIONS } from './tenants.ts';
 

@@ -105,7 +105,7 @@ export function chatHandler(desk: Desk) {
       id: head.id,
       object: 'chat.completion',
       created: head.created,
-      model: head.model,
+      model: totals.modelId,
       system_fingerprint: fingerprint,
       choices: choices.map((choice, index) => ({
         index,
@@ -114,7 +114,7 @@ export function chatHandler(desk: Desk) {
         finish_reason: choice.finish,
       })),
       usage: usageField(totals),
-      berth: berthField(totals),
+      berth: berthField(totals, totals.modelId),
     };
   };
 }

@@ -76,7 +76,7 @@ export function chunkFrame(head: Head & { readonly object: string }, options: St
       return null;
     },
     last(totals: Totals): readonly string[] {
-      const berth = JSON.stringify(berthField(totals));
+      const berth = JSON.stringify(berthField(totals, head.model));
       if (!options.includeUsage) return [`${begin}${held}],"berth":${berth}}`];
       return [begin + held + end(), `${begin}],"usage":${JSON.stringify(usageField(totals))},"berth":${berth}}`];
     },

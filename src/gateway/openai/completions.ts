@@ -68,7 +68,7 @@ export function completionHandler(desk: Desk) {
       id: head.id,
       object: 'text_completion',
       created: head.created,
-      model: head.model,
+      model: totals.modelId,
       system_fingerprint: fingerprint,
       choices: choices.map((choice, index) => ({
         index,
@@ -77,7 +77,7 @@ export function completionHandler(desk: Desk) {
         finish_reason: choice.finish,
       })),
       usage: usageField(totals),
-      berth: berthField(totals),
+      berth: berthField(totals, totals.modelId),
     };
   };
 }

@@ -28,9 +28,9 @@ export function embeddingHandler(desk: Desk) {
     return {
       object: 'list',
       data: vectors.map((vector, index) => ({ object: 'embedding', index, embedding: encode(vector) })),
-      model: run.modelId,
+      model: totals.modelId,
       usage: { prompt_tokens: totals.promptTokens, total_tokens: totals.promptTokens },
-      berth: berthField(totals),
+      berth: berthField(totals, totals.modelId),
     };
   };
 }

@@ -7,6 +7,8 @@ import { headersOf, nodeRequestId } from '../http.ts';
 import type { HttpLimits, Principal } from '../options.ts';
 import { SseStream } from '../sse.ts';
 import type { Gate } from '../tenants/gate.ts';
+import type { Ticket } from '../tenants/ticket.ts';
+import { Detour, mayOverflow } from './detour.ts';
 import { errorBody } from './errors.ts';
 import type { UsageSoFar } from './chunks.ts';
 import type { Caller } from './params.ts';
@@ -46,10 +48,15 @@ export function startRun(
   const [first, ...rest] = all;
   if (first === undefined) throw new BerthError('invalid_request', 'The request asks for nothing.');
   const submissions = [first, ...rest] as const;
-  const ticket = gate.admit(principalOf(request), submissions, perPrompt, (headers) => {
+  const principal = principalOf(request);
+  const ticket = gate.admit(principal, submissions, perPrompt, (headers) => {
     void reply.headers(headers);
   });
-  const run = new Run(ticket, submissions, perPrompt, limits.responseMillis);
+  const overflow = submissions.every(mayOverflow) ? gate.overflowOf(principal, first.model) : null;
+  const second = (others: readonly Submission[]): Ticket =>
+    gate.admit(principal, others as readonly [Submission, ...Submission[]], perPrompt, () => {});
+  const way = overflow === null ? ticket : new Detour({ first: ticket, overflow, second, total: submissions.length });
+  const run = new Run(way, submissions, perPrompt, limits.responseMillis);
   const { raw } = reply;
   raw.once('close', () => run.cancel());
   if (raw.destroyed) run.cancel();

@@ -18,6 +18,8 @@ export interface RunListener {
 
 /** Usage and times of all choices together: prompts counted once each, outputs summed, the longest times. */
 export interface Totals {
+  /** Who answered. */
+  readonly modelId: ModelId;
   readonly promptTokens: number;
   readonly cachedTokens: number;
   readonly outputTokens: number;
@@ -38,7 +40,6 @@ const sum = (list: readonly Ended[], pick: (usage: RequestUsage) => number): num
   list.reduce((total, { usage }) => total + pick(usage), 0);
 
 export class Run {
-  readonly modelId: ModelId;
   /** null until something failed. */
   failure: BerthError | null = null;
   readonly #handles: readonly SubmissionHandle[];
@@ -75,11 +76,15 @@ export class Run {
       throw error;
     }
     this.#handles = handles;
-    this.modelId = (handles[0] as SubmissionHandle).modelId;
     this.#deadline = setTimeout(() => {
       this.#fail(new BerthError('queue_timeout', `The request did not end within ${deadlineMillis / 1_000} s.`));
     }, deadlineMillis);
     if (this.#over) clearTimeout(this.#deadline);
+  }
+
+  /** Who computes it: another one than before once it has been handed on. */
+  get modelId(): ModelId {
+    return (this.#handles[0] as SubmissionHandle).modelId;
   }
 
   /** The first of its prompt's choices: its prompt counts. */
@@ -147,6 +152,7 @@ export class Run {
     const longest = (pick: (timings: RequestTimings) => number): number =>
       Math.max(...ended.map(({ timings }) => pick(timings)));
     return {
+      modelId: this.modelId,
       promptTokens: sum(firsts, (usage) => usage.promptTokens),
       cachedTokens: sum(firsts, (usage) => usage.cachedTokens),
       outputTokens: sum(ended, (usage) => usage.outputTokens),
@@ -166,8 +172,8 @@ export class Run {
 
 const millis = (micros: number): number => Math.round(micros) / 1_000;
 
-/** `berth` of a response: where the time went, in milliseconds. */
-export const berthField = (totals: Totals) => ({
+/** `berth` of a response: where the time went, in milliseconds, and who answered if that is another model than `said`. */
+export const berthField = (totals: Totals, said: string) => ({
   queue_ms: millis(totals.timings.queueMicros),
   load_ms: millis(totals.timings.loadMicros),
   ttft_ms: millis(totals.timings.ttftMicros),
@@ -176,6 +182,7 @@ export const berthField = (totals: Totals) => ({
   restore_ms: millis(totals.timings.restoreMicros),
   kv_tier: totals.timings.kvTier,
   ...(totals.cutOff === null ? {} : { cut_off: totals.cutOff }),
+  ...(totals.modelId === said ? {} : { model: totals.modelId }),
 });
 
 export const usageField = (totals: Pick<Totals, 'promptTokens' | 'cachedTokens' | 'outputTokens'>) => ({

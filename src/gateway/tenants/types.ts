@@ -1,5 +1,5 @@
 /** Tenants, their keys, and what a caller may use: what the gateway knows of them while it runs. */
-import type { ModelId, TenantId } from '../../core/ids.ts';
+import type { Micros, ModelId, TenantId } from '../../core/ids.ts';
 import type { LimitSpec } from '../../limits/spec.ts';
 
 export interface Tenant {
@@ -48,6 +48,8 @@ export interface ModelPolicy {
   readonly limits: LimitSpec;
   /** Per million tokens; null: it costs nothing. */
   readonly price: { readonly input: number; readonly cached: number; readonly output: number } | null;
+  /** Who answers when it can't, and how long after a request came that nobody has begun; null, absent: nobody. */
+  readonly overflow?: { readonly to: string; readonly after: Micros | null } | null;
 }
 
 /** All that berth.yaml says of tenants. */
