@@ -114,7 +114,7 @@ export function chatHandler(desk: Desk) {
         finish_reason: choice.finish,
       })),
       usage: usageField(totals),
-      berth: berthField(totals, totals.modelId),
+      berth: berthField(totals),
     };
   };
 }

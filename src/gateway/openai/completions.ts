@@ -77,7 +77,7 @@ export function completionHandler(desk: Desk) {
         finish_reason: choice.finish,
       })),
       usage: usageField(totals),
-      berth: berthField(totals, totals.modelId),
+      berth: berthField(totals),
     };
   };
 }

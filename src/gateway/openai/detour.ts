@@ -2,11 +2,12 @@
  * A client's request on its way to a model that has an overflow. Where that one can't take it (its queue is full, it can't be loaded) or
  * nobody has begun to compute it in time, all of its submissions go to the other model: once, and only while nobody has begun.
  */
-import type { Micros, ModelId } from '../../core/ids.ts';
+import type { ModelId } from '../../core/ids.ts';
 import { MILLI, modelId } from '../../core/ids.ts';
 import type { ErrorCode } from '../../errors.ts';
 import { asBerthError } from '../../errors.ts';
 import type { NodeApi, StreamEvent, Submission, SubmissionHandle } from '../../runtime/api.ts';
+import type { Overflow } from '../tenants/types.ts';
 
 /** What says of a model, not of the request, that it can't be answered now. */
 const OVERFLOWING: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
@@ -28,7 +29,7 @@ export interface Way extends Pick<NodeApi, 'submit'> {
 
 export interface DetourOptions {
   readonly first: Way;
-  readonly overflow: { readonly to: string; readonly after: Micros | null };
+  readonly overflow: Overflow;
   /** A way to the other model for these. Throws what forbids it: the caller may not use it, or a limit. */
   readonly second: (submissions: readonly Submission[]) => Way;
   /** Submissions in all. */

@@ -30,7 +30,7 @@ export function embeddingHandler(desk: Desk) {
       data: vectors.map((vector, index) => ({ object: 'embedding', index, embedding: encode(vector) })),
       model: totals.modelId,
       usage: { prompt_tokens: totals.promptTokens, total_tokens: totals.promptTokens },
-      berth: berthField(totals, totals.modelId),
+      berth: berthField(totals),
     };
   };
 }

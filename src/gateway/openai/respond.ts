@@ -52,7 +52,7 @@ export function startRun(
   const ticket = gate.admit(principal, submissions, perPrompt, (headers) => {
     void reply.headers(headers);
   });
-  const overflow = submissions.every(mayOverflow) ? gate.overflowOf(principal, first.model) : null;
+  const overflow = submissions.every(mayOverflow) ? ticket.overflow : null;
   const second = (others: readonly Submission[]): Ticket =>
     gate.admit(principal, others as readonly [Submission, ...Submission[]], perPrompt, () => {});
   const way = overflow === null ? ticket : new Detour({ first: ticket, overflow, second, total: submissions.length });

@@ -173,7 +173,7 @@ export class Run {
 const millis = (micros: number): number => Math.round(micros) / 1_000;
 
 /** `berth` of a response: where the time went, in milliseconds, and who answered if that is another model than `said`. */
-export const berthField = (totals: Totals, said: string) => ({
+export const berthField = (totals: Totals, said: string = totals.modelId) => ({
   queue_ms: millis(totals.timings.queueMicros),
   load_ms: millis(totals.timings.loadMicros),
   ttft_ms: millis(totals.timings.ttftMicros),

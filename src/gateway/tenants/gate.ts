@@ -63,11 +63,6 @@ export class Gate {
     return view;
   }
 
-  /** Who answers when the model can't; null: nobody. */
-  overflowOf(principal: Principal, name: string): NonNullable<ModelPolicy['overflow']> | null {
-    return this.#options.policy?.(this.model(principal, name).id)?.overflow ?? null;
-  }
-
   /**
    * One client request, whose submissions all ask for the same model, `perPrompt` of them for each prompt.
    * @param tell is given `x-ratelimit-…` headers, of a refusal too.
@@ -100,6 +95,7 @@ export class Gate {
       principal,
       modelId: id,
       price: policy?.price ?? null,
+      overflow: policy?.overflow ?? null,
       perPrompt,
       total: submissions.length,
       reservation,

@@ -8,13 +8,15 @@ import type { Reservation } from '../../limits/reservation.ts';
 import type { NodeApi, RequestTimings, StreamEvent, Submission, SubmissionHandle } from '../../runtime/api.ts';
 import type { UsageRow } from '../../store/usage.ts';
 import type { Principal } from '../options.ts';
-import type { ModelPolicy } from './types.ts';
+import type { ModelPolicy, Overflow } from './types.ts';
 
 export interface TicketOptions {
   readonly node: Pick<NodeApi, 'submit'>;
   readonly principal: Principal;
   readonly modelId: ModelId;
   readonly price: ModelPolicy['price'];
+  /** Who answers when the model can't; null: nobody. */
+  readonly overflow: Overflow | null;
   readonly perPrompt: number;
   /** Submissions in all. */
   readonly total: number;
@@ -81,6 +83,10 @@ export class Ticket {
     this.#total = options.total;
     this.#started = options.reservation === null;
     this.#arrivedAt = options.now();
+  }
+
+  get overflow(): Overflow | null {
+    return this.#options.overflow;
   }
 
   // ------------------------------------------------------------ a place

@@ -48,8 +48,15 @@ export interface ModelPolicy {
   readonly limits: LimitSpec;
   /** Per million tokens; null: it costs nothing. */
   readonly price: { readonly input: number; readonly cached: number; readonly output: number } | null;
-  /** Who answers when it can't, and how long after a request came that nobody has begun; null, absent: nobody. */
-  readonly overflow?: { readonly to: string; readonly after: Micros | null } | null;
+  /** Who answers when it can't; null, absent: nobody. */
+  readonly overflow?: Overflow | null;
+}
+
+export interface Overflow {
+  /** The id of another model. */
+  readonly to: string;
+  /** So long after it came it answers a request that nobody has begun, too; null: only one that is refused. */
+  readonly after: Micros | null;
 }
 
 /** All that berth.yaml says of tenants. */
