@@ -1,39 +1,8 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { isFile, launchTokens, loadConfig } from './config.ts';
-import type { ConfigRequest } from './config.ts';
-import { BerthError } from './errors.ts';
-
-const machine = {
-  totalMemoryBytes: 100_000,
-  usableMemoryBytes: 50_000,
-  cores: 4,
-  home: '/home/somebody',
-  packageDir: '/home/somebody/berth',
-};
-let folder = '';
-beforeAll(() => {
-  folder = mkdtempSync(join(tmpdir(), 'berth-config-'));
-});
-afterAll(() => rmSync(folder, { recursive: true }));
-
-function load(yaml: string | null, rest: Partial<ConfigRequest> = {}) {
-  const path = yaml === null ? null : join(folder, 'berth.yaml');
-  if (path !== null) writeFileSync(path, yaml ?? '');
-  return loadConfig({ path, env: {}, cwd: folder, machine, ...rest });
-}
-function complaint(yaml: string, rest: Partial<ConfigRequest> = {}): string[] {
-  try {
-    load(yaml, rest);
-  } catch (error) {
-    expect(error).toBeInstanceOf(BerthError);
-    expect((error as BerthError).code).toBe('config_invalid');
-    return (error as BerthError).message.split('\n');
-  }
-  throw new Error('it was accepted');
-}
+import { describe, expect, test } from 'vitest';
+import { complaint, folder, load, machine } from '../test/support/config.ts';
+import { launchTokens } from './config.ts';
 
 test('without a file everything comes from the machine', () => {
   const { config, warnings } = load(null);
@@ -147,25 +116,6 @@ test.each([
 
 test('a key is never shown', () => {
   expect(complaint('http:\n  apiKeys: 12345678\n')[0]).toContain('received a number');
-});
-
-test('a model may name another one that answers when it can’t', () => {
-  const { config } = load('models:\n  a: {overflow: B}\n  b: {}\n  c: {overflow: {to: b, after: 2s}}\n');
-  expect(config.models.map(({ id, overflow }) => [id, overflow])).toEqual([
-    ['a', { to: 'b', after: null }],
-    ['b', null],
-    ['c', { to: 'b', after: 2e6 }],
-  ]);
-  const wrong =
-    'models:\n  a: {overflow: a}\n  b: {overflow: none}\n  c: {overflow: d}\n  d: {overflow: e}\n  e: {overflow: {after: 1s}}\n';
-  expect(() => load(wrong)).toThrow(
-    [
-      'berth.yaml:2 models.a.overflow: a model can’t answer instead of itself',
-      'berth.yaml:3 models.b.overflow: no model here is called none: list it under `models`',
-      'berth.yaml:4 models.c.overflow: d has an overflow itself: requests are handed on once only',
-    ].join('\n'),
-  );
-  expect(() => load(wrong)).toThrow(/berth\.yaml:6 models\.e\.overflow: expected the id of a model, or a mapping/);
 });
 
 test('flags are stronger than BERTH_, that than the file, that than neighbours’ variables', () => {
@@ -364,42 +314,4 @@ test('an engine for all models is that of folders; files stay with llamacpp, and
     load(yaml, { engine }).config.models.map(({ engine: name }) => name);
   expect(engines('vllm')).toEqual(['vllm', null, 'sglang', null]);
   expect(engines('llama-server')).toEqual([null, null, 'sglang', null]);
-});
-
-describe('an adapter', () => {
-  const base = 'base: {engine: vllm, source: ./big, tenants: [acme], price: {input: 1, output: 2}}';
-
-  test('is a name for its base with weights of its own, and as private', () => {
-    const { config } = load(
-      `models:\n  ${base}\n  sql: {base: Base, adapter: ./sql, aliases: [query]}\n  open: {base: base, adapter: /there, tenants: [other]}`,
-    );
-    expect(config.models).toMatchObject([
-      { id: 'base', adapter: null },
-      { id: 'sql', adapter: { base: 'base', path: join(folder, 'sql') }, tenants: ['acme'], price: { input: 1 } },
-      { id: 'open', adapter: { base: 'base', path: '/there' }, tenants: ['other'] },
-    ]);
-    expect(config.models.map(isFile)).toEqual([false, false, false]);
-  });
-
-  test('that can’t be meant is told with its line', () => {
-    const yaml = [
-      'models:',
-      `  ${base}`,
-      '  lone: {adapter: ./x}',
-      '  bare: {base: base}',
-      '  odd: {base: base, adapter: ./x, context: 4096}',
-      '  lost: {base: nobody, adapter: ./x}',
-      '  second: {base: odd, adapter: ./x}',
-    ].join('\n');
-    expect(complaint(yaml)).toEqual([
-      'berth.yaml:3 models.lone.adapter: an adapter needs a `base`: the model that it adapts',
-      'berth.yaml:4 models.bare.base: a model with a `base` needs an `adapter`: the folder of its LoRA weights',
-      expect.stringMatching(/^berth\.yaml:5 models\.odd\.context: an adapter is run as its base is/),
-      'berth.yaml:6 models.lost.base: no model here is called nobody',
-      'berth.yaml:7 models.second.base: odd is an adapter itself',
-    ]);
-    expect(complaint('models: {base: {source: ./x.gguf}, sql: {base: base, adapter: ./sql}}')).toEqual([
-      'models.sql.base: adapters need a base of the engine vllm, and base has llamacpp',
-    ]);
-  });
 });

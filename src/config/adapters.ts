@@ -1,6 +1,6 @@
 /** LoRA adapters: models that another one computes (`base`, `adapter`). */
 import { BerthError } from '../errors.ts';
-import type { ModelOptionValues } from './model-options.ts';
+import type { ModelEntry } from './parse.ts';
 
 export interface AdapterConfig {
   /** The id of the model that computes it. */
@@ -15,15 +15,10 @@ const ADAPTER_ENGINES: ReadonlySet<string> = new Set(['vllm']);
 /** What an adapter's entry may say: who may use it and what it costs. How it is run is said by its base. */
 const OWN: ReadonlySet<string> = new Set(['base', 'adapter', 'aliases', 'overflow', 'tenants', 'limits', 'price']);
 
-interface Entry {
-  readonly id: string;
-  readonly values: Partial<ModelOptionValues>;
-}
-
 /** What is wrong with one entry, by the field. */
 export function adapterProblems(
-  entry: Entry,
-  all: readonly Entry[],
+  entry: ModelEntry,
+  all: readonly ModelEntry[],
 ): { readonly key: string; readonly message: string }[] {
   const { base, adapter } = entry.values;
   if (base === undefined && adapter === undefined) return [];

@@ -2,7 +2,7 @@
 import type { Micros } from '../core/ids.ts';
 import { duration, text } from './kinds.ts';
 import type { Kind } from './kinds.ts';
-import type { ModelOptionValues } from './model-options.ts';
+import type { ModelEntry } from './parse.ts';
 import { mapping } from './tenants.ts';
 
 export interface OverflowConfig {
@@ -26,15 +26,10 @@ export const overflow: Kind<OverflowConfig> = {
   },
 };
 
-interface Entry {
-  readonly id: string;
-  readonly values: Partial<ModelOptionValues>;
-}
-
 /** What is wrong with one entry, by the field. One step only: who answers instead must not hand on again. */
 export function overflowProblems(
-  { id, values }: Entry,
-  all: readonly Entry[],
+  { id, values }: ModelEntry,
+  all: readonly ModelEntry[],
 ): { readonly key: string; readonly message: string }[] {
   const to = values.overflow?.to;
   if (to === undefined) return [];

@@ -77,6 +77,18 @@ describeEngine('vLLM on a CPU', () => world(launchOf('contract')), {
   },
 });
 
+/** Of a model that is loaded while the tests of a group run. */
+function loadedStory(launch: ModelLaunch): Story {
+  const story = openStory(world(launch), launch);
+  beforeAll(async () => {
+    await story.model.ensureLoaded();
+  });
+  afterAll(async () => {
+    await story.model.ensureUnloaded();
+  });
+  return story;
+}
+
 /** LoRA weights for the tiny model (`scripts/vllm-model.py`) in the files of PEFT: larger by far than the weights that vLLM makes up. */
 function makeAdapter(id: string, scale: number): Adapter {
   const [rank, width] = [8, 64];
@@ -100,14 +112,7 @@ function makeAdapter(id: string, scale: number): Adapter {
 
 describe('vLLM with adapters', () => {
   const launch = { ...launchOf('adapted'), adapterRank: 8 };
-  let story: Story;
-  beforeAll(async () => {
-    story = openStory(world(launch), launch);
-    await story.model.ensureLoaded();
-  });
-  afterAll(async () => {
-    await story.model.ensureUnloaded();
-  });
+  const story = loadedStory(launch);
 
   it('computes each request with the weights that it names, loaded while the server runs', async () => {
     const [one, other] = [makeAdapter('one', 3), makeAdapter('other', 5)];
@@ -146,14 +151,7 @@ describe('vLLM with adapters', () => {
 
 describe('vLLM, loaded', () => {
   const launch = launchOf('loaded');
-  let story: Story;
-  beforeAll(async () => {
-    story = openStory(world(launch), launch);
-    await story.model.ensureLoaded();
-  });
-  afterAll(async () => {
-    await story.model.ensureUnloaded();
-  });
+  const story = loadedStory(launch);
   const words = (count: number): string => Array.from({ length: count }, (_, index) => `word${index}`).join(' ');
 
   it('charges what all of its processes hold, near to what was guessed', async () => {
